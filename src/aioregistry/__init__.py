@@ -1,0 +1,1 @@
+"""Service registration and discovery for asyncio."""

@@ -1,0 +1,57 @@
+"""The exceptions of aioregistry: one tree, so that `except RegistryError` catches them all.
+
+    RegistryError
+    ├── TransportError                 the broker cannot be reached, or refused
+    ├── RegistryClosed                 used after `aclose()`
+    ├── NotRegistered   (LookupError)  this registry does not announce that service
+    ├── ServiceNotFound (LookupError)  nobody provides that service, as far as is known
+    ├── InvalidService  (ValueError)   a service that makes no sense, or is too large
+    └── NoFreePort      (OSError)      every port of the range is taken
+"""
+
+__all__ = [
+    "InvalidService",
+    "NoFreePort",
+    "NotRegistered",
+    "RegistryClosed",
+    "RegistryError",
+    "ServiceNotFound",
+    "TransportError",
+]
+
+
+class RegistryError(Exception):
+    """The base of everything that aioregistry raises on purpose."""
+
+
+class TransportError(RegistryError):
+    """The broker could not be reached in time, went away, or refused.
+
+    Attributes:
+        permanent: True when trying again cannot help before somebody changes the
+            configuration (wrong credentials, an untrusted certificate).
+    """
+
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
+        super().__init__(message)
+        self.permanent = permanent
+
+
+class RegistryClosed(RegistryError):
+    """The registry was closed, or has not been started."""
+
+
+class NotRegistered(RegistryError, LookupError):
+    """This registry does not announce that service."""
+
+
+class ServiceNotFound(RegistryError, LookupError):
+    """No instance of the service matches; the text says what is known."""
+
+
+class InvalidService(RegistryError, ValueError):
+    """A service, name or pattern that makes no sense or exceeds a limit."""
+
+
+class NoFreePort(RegistryError, OSError):
+    """Every port of the range is taken."""

@@ -1,0 +1,1 @@
+"""Tools for testing against aioregistry: brokers to start, contract checks, simulation."""

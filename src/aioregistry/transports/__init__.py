@@ -1,0 +1,1 @@
+"""The adapters to the brokers; nothing else in the package talks to a third party."""

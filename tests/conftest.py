@@ -1,0 +1,31 @@
+"""Real brokers for every test that asks for one, shared per test process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+
+from aioregistry.testing.brokers import Broker, nats_server, redis_server
+
+
+@pytest.fixture(scope="session")
+def nats_broker() -> Iterator[Broker]:
+    """A nats-server that lives as long as the test process: do not stop it."""
+    with nats_server() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def redis_broker() -> Iterator[Broker]:
+    """A Redis server that lives as long as the test process: do not stop it."""
+    with redis_server() as broker:
+        yield broker
+
+
+@pytest.fixture(autouse=True)
+def blocking_calls_are_errors() -> Iterator[BlockBuster]:
+    """Raise where code of the library blocks the event loop."""
+    with blockbuster_ctx("aioregistry") as guard:
+        yield guard
