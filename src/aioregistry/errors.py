@@ -1,12 +1,12 @@
 """The exceptions of aioregistry: one tree, so that `except RegistryError` catches them all.
 
-    RegistryError
-    ├── TransportError                 the broker cannot be reached, or refused
-    ├── RegistryClosed                 used after `aclose()`
-    ├── NotRegistered   (LookupError)  this registry does not announce that service
-    ├── ServiceNotFound (LookupError)  nobody provides that service, as far as is known
-    ├── InvalidService  (ValueError)   a service that makes no sense, or is too large
-    └── NoFreePort      (OSError)      every port of the range is taken
+RegistryError
+├── TransportError                 the broker cannot be reached, or refused
+├── RegistryClosed                 used after `aclose()`
+├── NotRegistered   (LookupError)  this registry does not announce that service
+├── ServiceNotFound (LookupError)  nobody provides that service, as far as is known
+├── InvalidService  (ValueError)   a service that makes no sense, or is too large
+└── NoFreePort      (OSError)      every port of the range is taken
 """
 
 __all__ = [
@@ -30,11 +30,16 @@ class TransportError(RegistryError):
     Attributes:
         permanent: True when trying again cannot help before somebody changes the
             configuration (wrong credentials, an untrusted certificate).
+        subjects: the subjects whose messages were refused while the link as such is sound;
+            empty when the trouble is the link's.
     """
 
-    def __init__(self, message: str, *, permanent: bool = False) -> None:
+    def __init__(
+        self, message: str, *, permanent: bool = False, subjects: frozenset[str] = frozenset()
+    ) -> None:
         super().__init__(message)
         self.permanent = permanent
+        self.subjects = subjects
 
 
 class RegistryClosed(RegistryError):

@@ -16,7 +16,7 @@ import subprocess
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -72,12 +72,17 @@ class Broker:
         if self.running:
             return
         self._process = subprocess.Popen(  # noqa: S603 - the command is our own
-            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + _START_TIMEOUT
         while not self._answers():
             if self._process.poll() is not None:
-                raise RuntimeError(f"{' '.join(self._command)} ended with {self._process.returncode}")
+                raise RuntimeError(
+                    f"{' '.join(self._command)} ended with {self._process.returncode}"
+                )
             if time.monotonic() > deadline:
                 self.kill()
                 raise RuntimeError(f"no answer from {self.url} within {_START_TIMEOUT:g} s")
@@ -123,7 +128,7 @@ class Broker:
 
 
 @contextlib.contextmanager
-def nats_server(*options: str, port: int | None = None) -> Iterator[Broker]:
+def nats_server(*options: str, port: int | None = None) -> Generator[Broker]:
     """Run a nats-server, with further command line `options`, until the block ends."""
     port = port or _free_port()
     command = (_nats_binary(), "--addr", "127.0.0.1", "--port", str(port), *options)
@@ -132,7 +137,7 @@ def nats_server(*options: str, port: int | None = None) -> Iterator[Broker]:
 
 
 @contextlib.contextmanager
-def redis_server(*options: str, port: int | None = None) -> Iterator[Broker]:
+def redis_server(*options: str, port: int | None = None) -> Generator[Broker]:
     """Run a Redis (or Valkey) server, with further `options`, until the block ends."""
     port = port or _free_port()
     with tempfile.TemporaryDirectory(prefix="aioregistry-redis-") as folder:

@@ -69,14 +69,16 @@ class Transport(Protocol):
         ...
 
     async def publish(self, subject: str, payload: bytes, reply_to: str | None = None) -> None:
-        """Hand one message to the broker; `flush` makes sure that it was taken.
+        """Send one message off, without waiting for the broker: `flush` does that.
+
+        Messages of one transport are taken in the order of the calls.
 
         When `reply_to` is given and nobody subscribes to `subject`, an empty message
         arrives at this transport's own handlers for `reply_to`, and at nobody else's.
 
         Raises:
-            TransportError: the link is down or congested (nothing is kept for later), or
-                the payload is larger than the broker takes.
+            TransportError: the link is down or congested (nothing is kept for later), or,
+                with `subjects` set, the payload is larger than the broker takes.
         """
         ...
 
@@ -106,10 +108,12 @@ class Transport(Protocol):
         """Wait until both directions are clear.
 
         On return the broker has taken everything published before the call, and everything
-        that it had sent here before it has passed through the handlers.
+        that it had sent here before it has passed through the handlers. Calls made
+        together may share one round trip that begins after the last of them.
 
         Raises:
-            TransportError: the broker did not answer in time.
+            TransportError: the broker did not answer in time; or, with `subjects` set, it
+                has refused messages for these since the last flush.
         """
         ...
 

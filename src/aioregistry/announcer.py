@@ -1,0 +1,183 @@
+"""What this process announces, and when next: a state machine without I/O, clock or task."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from typing import Final
+
+from aioregistry.service import Service
+
+__all__ = ["Announced", "Announcer"]
+
+JITTER: Final = 0.15
+"""Heartbeats come up to this share of the interval early, so that fleets started together
+do not beat together."""
+
+ANSWER_WINDOW: Final = 0.02
+"""Answers to the pings of one name are so many seconds apart, when pings storm in."""
+
+ANSWER_BURST: Final = 3
+"""So many pings of one name in a row are answered at once."""
+
+ANSWER_COST: Final = 0.0001
+"""What the window grows by with each instance of the name, in seconds: it bounds the
+answers of one process to ten thousand a second, whatever the pings."""
+
+_SLACK: Final = 0.02
+"""Heartbeats due within so many seconds go out together."""
+
+_NEVER: Final = float("-inf")
+
+
+class Announced:
+    """One service of ours on the air.
+
+    Attributes:
+        service: what is announced.
+        seq: the version of its content.
+        due: when it is announced next, on the caller's monotonic clock, in seconds.
+        sent: when it was announced last.
+    """
+
+    __slots__ = ("due", "order", "sent", "seq", "service")
+
+    def __init__(self, service: Service, order: int, now: float) -> None:
+        self.service = service
+        self.seq = 1
+        self.due = now
+        self.sent = _NEVER
+        self.order = order
+
+    def __lt__(self, other: Announced) -> bool:
+        return self.order < other.order
+
+
+class Announcer:
+    """The services of this process, and the times of their announcements.
+
+    Args:
+        interval: the longest time between two announcements of a service, in seconds.
+        rng: where the jitter comes from.
+    """
+
+    def __init__(self, interval: float, rng: random.Random) -> None:
+        self._interval = interval
+        self._rng = rng
+        self._order = 0
+        self._announced: dict[tuple[str, str], Announced] = {}
+        self._by_name: dict[str, dict[tuple[str, str], Announced]] = {}
+        self._heap: list[tuple[float, Announced]] = []
+        self._answered: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._announced)
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """What is announced, in the order of registration."""
+        return tuple(announced.service for announced in self._announced.values())
+
+    def names(self) -> tuple[str, ...]:
+        """The names that are announced."""
+        return tuple(self._by_name)
+
+    def get(self, key: tuple[str, str]) -> Announced | None:
+        """What is announced under `key`, a service's `key`."""
+        return self._announced.get(key)
+
+    def announce(self, service: Service, now: float) -> Announced:
+        """Announce `service` at once, and from then on; again for the same key: a change.
+
+        A change keeps the incarnation and gets the next number.
+        """
+        announced = self._announced.get(service.key)
+        if announced is None:
+            self._order += 1
+            announced = Announced(service, self._order, now)
+            self._announced[service.key] = announced
+            self._by_name.setdefault(service.name, {})[service.key] = announced
+        elif announced.service != service:
+            announced.service = service
+            announced.seq += 1
+        self._queue(announced, now)
+        return announced
+
+    def withdraw(self, key: tuple[str, str]) -> Announced | None:
+        """Announce `key` no longer; returns what was announced."""
+        announced = self._announced.pop(key, None)
+        if announced is not None:
+            announced.due = float("nan")
+            siblings = self._by_name[announced.service.name]
+            del siblings[key]
+            if not siblings:
+                del self._by_name[announced.service.name]
+                self._answered.pop(announced.service.name, None)
+        return announced
+
+    def answer(self, name: str, incarnation: str, now: float) -> None:
+        """A ping arrived for `name`, or for one incarnation of it (not empty).
+
+        A token bucket (as the generic cell rate algorithm of ITU-T I.371) per name lets a
+        lone ping be answered at once, and merges a storm of them into one answer a window.
+        """
+        siblings = self._by_name.get(name)
+        if siblings is None:
+            return
+        window = ANSWER_WINDOW + ANSWER_COST * len(siblings)
+        if incarnation:
+            for announced in siblings.values():
+                if announced.service.id == incarnation:
+                    self._queue_earlier(announced, max(now, announced.sent + window))
+            return
+        full = self._answered.get(name, _NEVER)
+        if full - ANSWER_BURST * window > now:
+            return  # an answer to those before is under way, and answers this one too
+        full = max(full, now) + window
+        self._answered[name] = full
+        for announced in siblings.values():
+            self._queue_earlier(announced, max(now, full - ANSWER_BURST * window))
+
+    def announce_all(self, now: float, spread: float = 0.0) -> None:
+        """Announce everything again, within `spread` seconds."""
+        for announced in self._announced.values():
+            self._queue(announced, now + self._rng.uniform(0.0, spread))
+
+    def postpone(self, announced: Announced, due: float) -> None:
+        """Try again at `due` to announce what could not be sent."""
+        if self._announced.get(announced.service.key) is announced:
+            self._queue(announced, due)
+
+    def next_deadline(self) -> float | None:
+        """When `due` has something next; None when nothing is announced."""
+        heap = self._heap
+        while heap and heap[0][1].due != heap[0][0]:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else None
+
+    def due(self, now: float) -> list[Announced]:
+        """What has to be announced now; each is queued for its next heartbeat."""
+        found: list[Announced] = []
+        heap = self._heap
+        while heap and heap[0][0] <= now + _SLACK:
+            due, announced = heap[0]
+            if announced.due == due:
+                if due > now and not found:
+                    break
+                found.append(announced)
+            heapq.heappop(heap)
+        for announced in found:
+            announced.sent = now
+            self._queue(announced, now + self._interval * (1 - self._rng.uniform(0, JITTER)))
+        return found
+
+    def _queue_earlier(self, announced: Announced, due: float) -> None:
+        if due < announced.due:
+            self._queue(announced, due)
+
+    def _queue(self, announced: Announced, due: float) -> None:
+        announced.due = due
+        if len(self._heap) > 2 * len(self._announced) + 100:  # changes left more dead than living
+            self._heap = [(a.due, a) for a in self._announced.values() if a is not announced]
+            heapq.heapify(self._heap)
+        heapq.heappush(self._heap, (due, announced))

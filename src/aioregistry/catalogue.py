@@ -1,0 +1,446 @@
+"""What is known: a state machine without I/O, clock or task.
+
+Time is an argument everywhere: seconds of one monotonic clock, the receiver's. No peer's
+clock is ever compared with ours, so clocks may be hours off.
+
+Deadlines sit in a heap with lazy deletion (as in python-zeroconf's cache): a heartbeat only
+notes when it was heard, and an entry that the heap brings up too early goes back in.
+"""
+
+from __future__ import annotations
+
+import heapq
+import sys
+from collections.abc import Callable, Collection, Iterator
+from typing import Final, NamedTuple
+
+from aioregistry.choosing import Predicate
+from aioregistry.limits import MAX_ID, fits, is_name
+from aioregistry.service import EventType, FrozenDict, Service, ServiceEvent
+from aioregistry.wire import Announcement
+
+__all__ = ["Catalogue", "Question", "Selection"]
+
+TOMBSTONE_TTL: Final = 120.0
+"""How long a withdrawn or replaced incarnation stays dead, in seconds: far longer than a
+message can be late."""
+
+MAX_TOMBSTONES: Final = 10_000
+MAX_PREDICATES: Final = 64
+"""Predicates per name whose matches are kept: a lambda made per call must not fill memory."""
+
+OVERDUE: Final = 0.5
+"""The share of its ttl after which a silent instance's node is looked at: heartbeats come
+after a third of the ttl at the latest, so this is half an interval later."""
+
+LAST_CALL: Final = 0.8
+"""The share of its ttl after which a silent instance is asked whether it lives."""
+
+MASS: Final = 10
+"""So many instances falling silent together may mean that the path is broken, not they."""
+
+_HEARTBEAT: Final = 1 / 3
+_SCAN_COST: Final = 2e-6
+_MAX_SHARED: Final = 4096
+
+
+class Question(NamedTuple):
+    """Does this incarnation still live? Its name, its address or else URL, and its id."""
+
+    name: str
+    place: str
+    id: str
+
+
+class Selection:
+    """The instances of one name that one predicate lets through.
+
+    The object stays while its content changes, so a balancer can take it for the `scope` of
+    what it remembers.
+    """
+
+    __slots__ = ("__weakref__", "services", "stale")
+
+    def __init__(self) -> None:
+        self.services: tuple[Service, ...] = ()
+        self.stale = True
+
+
+class _Entry:
+    """One instance, and what decides how long it stays."""
+
+    __slots__ = ("due", "duration", "heard", "node", "order", "seq", "service", "ttl")
+
+    def __init__(self, service: Service, order: int) -> None:
+        self.service = service
+        self.order = order
+        self.due = 0.0
+
+    def take(self, message: Announcement, now: float) -> None:
+        """Note what the message says apart from the content."""
+        self.seq = message.seq
+        self.node = sys.intern(message.node)
+        self.ttl = message.ttl
+        self.duration = message.duration
+        self.heard = now
+
+    def __lt__(self, other: _Entry) -> bool:
+        return self.order < other.order
+
+
+class _View:
+    """The instances of one name, by address or else URL."""
+
+    __slots__ = ("entries", "selections")
+
+    def __init__(self) -> None:
+        self.entries: dict[str, _Entry] = {}
+        self.selections: dict[Predicate, Selection] = {}
+
+    def changed(self) -> None:
+        for selection in self.selections.values():
+            selection.stale = True
+
+
+_NOTHING: Final = Selection()
+_NOTHING.stale = False
+
+
+class Catalogue:
+    """The instances that this process knows, and the rules by which they come and go.
+
+    Attributes:
+        late: messages of incarnations that were already gone.
+        rejected: announcements that `accept` did not let in.
+        refused: announcements beyond a limit.
+        expired: instances that fell silent.
+        held: instances kept for one more ttl because too many fell silent together.
+    """
+
+    def __init__(self, *, accept: Predicate | None = None, max_instances: int = 100_000) -> None:
+        self.late = self.rejected = self.refused = self.expired = self.held = 0
+        self._accept = accept
+        self._max_instances = max_instances
+        self._views: dict[str, _View] = {}
+        self._size = 0
+        self._order = 0
+        self._heap: list[tuple[float, _Entry]] = []
+        self._floor = float("-inf")
+        self._scan_after = float("-inf")
+        self._tombstones: dict[str, float] = {}
+        self._shared: dict[FrozenDict[str, str], FrozenDict[str, str]] = {}
+        self._overdue: set[str] = set()
+        self._questions: set[Question] = set()
+
+    # ---- what comes in -----------------------------------------------------------------
+
+    def announce(self, message: Announcement, now: float) -> ServiceEvent | None:
+        """Take in an announcement that arrived at `now`.
+
+        Returns:
+            What it changed; None for a heartbeat, and for what is not let in.
+        """
+        view = self._views.get(message.name)
+        entry = view and view.entries.get(message.address or message.url)
+        if not view or not entry:
+            return self._add(message, now)
+        if entry.service.id != message.id:
+            return self._restart(view, entry, message, now)
+        if entry.seq == message.seq and message.seq and entry.duration == message.duration:
+            entry.heard = now  # a heartbeat: the path that has to be cheap
+            return None
+        return self._refresh(view, entry, message, now)
+
+    def withdraw(self, message: Announcement, now: float) -> ServiceEvent | None:
+        """Take in a withdrawal that arrived at `now`, and return what it changed."""
+        if message.id:
+            if len(message.id) > MAX_ID:
+                self.refused += 1
+                return None
+            self._bury(message.id, now)
+        view = self._views.get(message.name)
+        entry = view and view.entries.get(message.address or message.url)
+        if not entry or message.id not in ("", entry.service.id):
+            return None
+        return self._remove(entry, EventType.UNREGISTERED)
+
+    def expire(self, now: float) -> list[ServiceEvent]:
+        """Remove what has been silent for its ttl, unless too much fell silent at once."""
+        silent: list[_Entry] = []
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            due, entry = heapq.heappop(heap)
+            if entry.due != due:
+                continue  # removed, or queued again for another time
+            if now >= self._base(entry) + entry.ttl:
+                silent.append(entry)
+            else:
+                self._queue(entry, self._next_look(entry, now))
+        if silent and self._mass_silence(now):
+            self.forgive(now)
+            for entry in silent:
+                self._queue(entry, self._base(entry) + entry.ttl * OVERDUE)
+            return []
+        self.expired += len(silent)
+        return [self._remove(entry, EventType.EXPIRED) for entry in silent]
+
+    def expel(self, nodes: Collection[str], since: float) -> list[ServiceEvent]:
+        """Remove the instances of dead nodes that have not been heard after `since`."""
+        gone = [entry for entry in self._entries() if entry.node in nodes and entry.heard <= since]
+        self.expired += len(gone)
+        return [self._remove(entry, EventType.EXPIRED) for entry in gone]
+
+    def forgive(self, now: float) -> None:
+        """Give every instance a whole ttl from `now`, as after an outage of the broker."""
+        self._floor = now
+
+    def forget(self, wanted: Callable[[str], bool]) -> list[ServiceEvent]:
+        """Remove every instance whose name is no longer `wanted`."""
+        names = [name for name in self._views if not wanted(name)]
+        entries = [entry for name in names for entry in self._views[name].entries.values()]
+        return [self._remove(entry, EventType.UNREGISTERED) for entry in entries]
+
+    def clear(self) -> None:
+        """Forget everything, without events."""
+        self._views.clear()
+        self._heap.clear()
+        self._size = 0
+
+    # ---- what it wants to know ---------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """When `expire` has something to look at; None when there is nothing."""
+        heap = self._heap
+        while heap and heap[0][1].due != heap[0][0]:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else None
+
+    def take_overdue(self) -> frozenset[str]:
+        """The nodes whose heartbeats are late, once."""
+        nodes, self._overdue = frozenset(self._overdue), set()
+        return nodes
+
+    def take_questions(self) -> frozenset[Question]:
+        """The instances to be asked whether they live, once."""
+        questions, self._questions = frozenset(self._questions), set()
+        return questions
+
+    def unanswered(self, question: Question, now: float) -> bool:
+        """Whether a question is still open: the instance is there, and as silent as before."""
+        view = self._views.get(question.name)
+        entry = view and view.entries.get(question.place)
+        return bool(
+            entry
+            and entry.service.id == question.id
+            and now >= self._base(entry) + entry.ttl * LAST_CALL
+        )
+
+    def silent_nodes(self, nodes: Collection[str], since: float) -> frozenset[str]:
+        """Those of `nodes` of which nothing has been heard after `since`."""
+        heard = {entry.node for entry in self._entries() if entry.heard > since}
+        return frozenset(nodes) - heard
+
+    # ---- what it knows -----------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[Service]:
+        return (entry.service for entry in self._entries())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that have an instance."""
+        return tuple(self._views)
+
+    @property
+    def tombstones(self) -> int:
+        """How many incarnations are remembered as gone."""
+        return len(self._tombstones)
+
+    def services(self, name: str) -> tuple[Service, ...]:
+        """Every instance of `name`."""
+        view = self._views.get(name)
+        return tuple(entry.service for entry in view.entries.values()) if view else ()
+
+    def select(self, name: str, predicate: Predicate) -> Selection:
+        """The instances of `name` that `predicate` lets through, kept until something changes."""
+        view = self._views.get(name)
+        if view is None:
+            return _NOTHING
+        try:
+            selection = view.selections.get(predicate)
+        except TypeError:  # an unhashable predicate works, without the cache
+            selection = Selection()
+        if selection is None:
+            if len(view.selections) >= MAX_PREDICATES:
+                del view.selections[next(iter(view.selections))]
+            selection = view.selections[predicate] = Selection()
+        if selection.stale:
+            selection.services = tuple(
+                entry.service for entry in view.entries.values() if predicate(entry.service)
+            )
+            selection.stale = False
+        return selection
+
+    # ---- the rules ---------------------------------------------------------------------
+
+    def _add(self, message: Announcement, now: float) -> ServiceEvent | None:
+        if self._buried(message.id, now):
+            return None
+        service = self._let_in(message)
+        if service is None:
+            return None
+        if self._size >= self._max_instances:
+            self.refused += 1
+            return None
+        self._order += 1
+        entry = _Entry(service, self._order)
+        entry.take(message, now)
+        view = self._views.get(service.name)
+        if view is None:
+            view = self._views[service.name] = _View()
+        view.entries[service.address or service.url] = entry
+        view.changed()
+        self._size += 1
+        self._queue(entry, self._next_look(entry, now))
+        return ServiceEvent(EventType.REGISTERED, service)
+
+    def _restart(
+        self, view: _View, entry: _Entry, message: Announcement, now: float
+    ) -> ServiceEvent | None:
+        """Another incarnation under the same key replaces the old one, unless it is the older."""
+        if self._buried(message.id, now):
+            return None
+        if message.id and entry.service.id:
+            self._bury(entry.service.id, now)
+        return self._replace(view, entry, message, now)
+
+    def _refresh(
+        self, view: _View, entry: _Entry, message: Announcement, now: float
+    ) -> ServiceEvent | None:
+        """The same incarnation: content counts when it is newer, or bears no number."""
+        if message.seq > entry.seq or not message.seq:
+            if not message.describes(entry.service):
+                return self._replace(view, entry, message, now)
+            entry.seq = message.seq
+        entry.heard = now
+        if message.seq == entry.seq and message.duration != entry.duration:
+            entry.take(message, now)
+            self._queue(entry, self._next_look(entry, now))
+        return None
+
+    def _replace(
+        self, view: _View, entry: _Entry, message: Announcement, now: float
+    ) -> ServiceEvent | None:
+        service = self._let_in(message)
+        if service is None:
+            return self._remove(entry, EventType.UNREGISTERED)
+        previous, entry.service = entry.service, service
+        entry.take(message, now)
+        view.changed()
+        self._queue(entry, self._next_look(entry, now))
+        return ServiceEvent(EventType.UPDATED, service, previous)
+
+    def _let_in(self, message: Announcement) -> Service | None:
+        service = message.service(self._shared_metadata(message))
+        if not fits(service) or len(message.id) > MAX_ID:
+            self.refused += 1
+            return None
+        if self._accept is not None and not self._accept(service):
+            self.rejected += 1
+            return None
+        if message.node and (
+            len(message.node) > MAX_ID or "." in message.node or not is_name(message.node)
+        ):
+            message.node = ""
+        return service
+
+    def _remove(self, entry: _Entry, why: EventType) -> ServiceEvent:
+        service = entry.service
+        view = self._views[service.name]
+        del view.entries[service.address or service.url]
+        view.changed()
+        if not view.entries:
+            del self._views[service.name]
+        self._size -= 1
+        entry.due = float("nan")
+        return ServiceEvent(why, service, service)
+
+    def _shared_metadata(self, message: Announcement) -> FrozenDict[str, str]:
+        """The metadata of a message; one object for all instances that say the same."""
+        if len(self._shared) >= _MAX_SHARED:
+            self._shared.clear()
+        metadata = FrozenDict(message.metadata)
+        return self._shared.setdefault(metadata, metadata)
+
+    # ---- time --------------------------------------------------------------------------
+
+    def _entries(self) -> Iterator[_Entry]:
+        return (entry for view in self._views.values() for entry in view.entries.values())
+
+    def _base(self, entry: _Entry) -> float:
+        """From when the silence of an entry counts."""
+        return max(entry.heard, self._floor)
+
+    def _next_look(self, entry: _Entry, now: float) -> float:
+        """When the entry is next looked at; notes what it gives reason to ask."""
+        base, ttl = self._base(entry), entry.ttl
+        if now >= base + ttl * LAST_CALL:
+            self._questions.add(_question(entry))
+            return base + ttl
+        if not entry.node:
+            return base + ttl * LAST_CALL
+        if now >= base + ttl * OVERDUE:
+            self._overdue.add(entry.node)
+            return base + ttl * LAST_CALL
+        return base + ttl * OVERDUE
+
+    def _queue(self, entry: _Entry, due: float) -> None:
+        if entry.due == due:
+            return
+        entry.due = due
+        if len(self._heap) > 2 * self._size + 1000:  # churn left more dead than living
+            self._heap = [(e.due, e) for e in self._entries() if e is not entry]
+            heapq.heapify(self._heap)
+        heapq.heappush(self._heap, (due, entry))
+
+    def _mass_silence(self, now: float) -> bool:
+        """Whether more than half, and not just a few, fell silent together.
+
+        Then the path is more likely to be broken than they are. Who was given another ttl
+        once (`forgive`) and stayed silent is not counted again, so this holds nobody twice.
+        """
+        if now < self._scan_after:
+            return False
+        self._scan_after = now + self._size * _SCAN_COST
+        silent = [
+            entry
+            for entry in self._entries()
+            if entry.heard >= self._floor and entry.heard + entry.ttl * (1 - _HEARTBEAT) <= now
+        ]
+        if len(silent) < MASS or 2 * len(silent) <= self._size:
+            return False
+        self.held += len(silent)
+        self._questions.update(map(_question, silent))
+        return True
+
+    # ---- incarnations that are gone ----------------------------------------------------
+
+    def _bury(self, incarnation: str, now: float) -> None:
+        tombstones = self._tombstones
+        tombstones.pop(incarnation, None)
+        tombstones[incarnation] = now + TOMBSTONE_TTL  # the dict stays ordered by time
+        while len(tombstones) > MAX_TOMBSTONES or tombstones[next(iter(tombstones))] <= now:
+            del tombstones[next(iter(tombstones))]
+
+    def _buried(self, incarnation: str, now: float) -> bool:
+        if not incarnation or self._tombstones.get(incarnation, now) <= now:
+            return False
+        self.late += 1
+        return True
+
+
+def _question(entry: _Entry) -> Question:
+    service = entry.service
+    return Question(service.name, service.address or service.url, service.id)

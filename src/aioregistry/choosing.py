@@ -1,0 +1,531 @@
+"""Which instances will do, and which of them to take: predicates and balancers.
+
+A predicate is any function from a `Service` to a bool. The ones made here compare and hash by
+value, so that `metadata(zone="eu")` written twice is one question, whose answer is kept; and
+they print as they were written, because they appear in error texts.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import itertools
+import random
+import re
+import socket
+from collections.abc import Callable, Hashable, Mapping
+from functools import lru_cache
+from typing import Final, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import msgspec
+
+from aioregistry.service import Service, Status
+
+__all__ = [
+    "Balancer",
+    "LeastPending",
+    "Predicate",
+    "Random",
+    "Rendezvous",
+    "RoundRobin",
+    "Weighted",
+    "all_of",
+    "any_of",
+    "local",
+    "metadata",
+    "negate",
+    "not_critical",
+    "passing",
+    "version",
+]
+
+Predicate = Callable[[Service], bool]
+"""Whether an instance will do. Plain, quick, without side effects; its answers are kept."""
+
+_V = TypeVar("_V")
+
+# A program asks a handful of questions; this only bounds one that makes them up as it goes.
+_MAX_SCOPES: Final = 4096
+
+_MAX_WEIGHT: Final = 1e100
+
+
+def passing(service: Service) -> bool:
+    """Whether the instance says that it is well."""
+    return service.status is Status.PASSING
+
+
+def not_critical(service: Service) -> bool:
+    """Whether the instance is fit for use: passing, or passing with a warning."""
+    return service.status is not Status.CRITICAL
+
+
+def local(hostname: str | None = None) -> Predicate:
+    """Instances that run on one machine.
+
+    Args:
+        hostname: what they call that machine in `Service.host`; None: the name of this one.
+    """
+    return _Local(socket.gethostname() if hostname is None else hostname)
+
+
+def metadata(pairs: Mapping[str, str] | None = None, /, **more: str) -> Predicate:
+    """Instances whose metadata has all of these pairs, whatever else it has.
+
+    Args:
+        pairs: for keys that are no Python names: `metadata({"k8s.io/zone": "eu-1"})`.
+        more: the others: `metadata(zone="eu-1", tier="gold")`.
+
+    Raises:
+        TypeError: a key or a value is not a string; such a pair could never match.
+    """
+    wanted = {**pairs, **more} if pairs else more
+    for key, value in wanted.items():
+        _check_pair(key, value)
+    return _Metadata(tuple(sorted(wanted.items())))
+
+
+def version(spec: str) -> Predicate:
+    """Instances whose version satisfies every one of the comma-separated comparisons.
+
+    | written | means |
+    |---|---|
+    | `>=1.2`, `>1.2`, `<=1.2`, `==1.2`, `!=1.2` | in the order of versions |
+    | `<2` | likewise, but not the pre-releases of 2, unless it names one: `<2-rc2` |
+    | `==1.4.*`, `!=1.4.*` | begins with 1.4, or not; pre-releases of 1.4 begin with it |
+    | `~=1.4.2` | `>=1.4.2,==1.4.*`: compatible as far as the part before last tells |
+
+    A version is numbers between dots, after an optional `v`: missing numbers are zeros
+    (1.2 equals 1.2.0). A suffix (`-rc.1`, `rc1`) makes a pre-release, which comes before the
+    version itself; within a suffix numbers compare as numbers, and come before words. What
+    follows a `+` is ignored. An instance whose version is missing or something else matches
+    no spec at all.
+
+    Args:
+        spec: for example `">=1.2,<2"`.
+
+    Raises:
+        ValueError: the spec cannot be read.
+    """
+    _comparisons(spec)
+    return _Version(spec)
+
+
+def all_of(*predicates: Predicate) -> Predicate:
+    """Instances that satisfy every one of the predicates."""
+    return _AllOf(predicates)
+
+
+def any_of(*predicates: Predicate) -> Predicate:
+    """Instances that satisfy at least one of the predicates."""
+    return _AnyOf(predicates)
+
+
+def negate(predicate: Predicate) -> Predicate:
+    """Instances that do not satisfy the predicate."""
+    return _Negation(predicate)
+
+
+class _Local(msgspec.Struct, frozen=True):
+    hostname: str
+
+    def __call__(self, service: Service) -> bool:
+        return service.host == self.hostname
+
+    def __repr__(self) -> str:
+        return f"local({self.hostname!r})"
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    pairs: tuple[tuple[str, str], ...]
+
+    def __call__(self, service: Service) -> bool:
+        have = service.metadata
+        return all(have.get(key) == value for key, value in self.pairs)
+
+    def __repr__(self) -> str:
+        if all(key.isidentifier() for key, _ in self.pairs):
+            return f"metadata({', '.join(f'{key}={value!r}' for key, value in self.pairs)})"
+        return f"metadata({dict(self.pairs)!r})"
+
+
+class _Version(msgspec.Struct, frozen=True):
+    spec: str
+
+    def __call__(self, service: Service) -> bool:
+        parsed = _parse_version(service.version)
+        return parsed is not None and all(holds(parsed) for holds in _comparisons(self.spec))
+
+    def __repr__(self) -> str:
+        return f'version("{self.spec}")'
+
+
+class _AllOf(msgspec.Struct, frozen=True):
+    predicates: tuple[Predicate, ...]
+
+    def __call__(self, service: Service) -> bool:
+        return all(predicate(service) for predicate in self.predicates)
+
+    def __repr__(self) -> str:
+        return f"all_of({', '.join(map(_name, self.predicates))})"
+
+
+class _AnyOf(msgspec.Struct, frozen=True):
+    predicates: tuple[Predicate, ...]
+
+    def __call__(self, service: Service) -> bool:
+        return any(predicate(service) for predicate in self.predicates)
+
+    def __repr__(self) -> str:
+        return f"any_of({', '.join(map(_name, self.predicates))})"
+
+
+class _Negation(msgspec.Struct, frozen=True):
+    predicate: Predicate
+
+    def __call__(self, service: Service) -> bool:
+        return not self.predicate(service)
+
+    def __repr__(self) -> str:
+        return f"negate({_name(self.predicate)})"
+
+
+def _name(predicate: Predicate) -> str:
+    return getattr(predicate, "__name__", None) or repr(predicate)
+
+
+def _check_pair(key: object, value: object) -> None:
+    if not isinstance(key, str) or not isinstance(value, str):
+        raise TypeError(f"metadata is strings to strings; {key!r}: {value!r} can never match")
+
+
+class _ParsedVersion(NamedTuple):
+    """A version in the order of versions, which is that of these tuples."""
+
+    release: tuple[int, ...]  # without zeros at the end
+    final: bool
+    prerelease: tuple[tuple[bool, int, str], ...]
+
+    def begins_with(self, prefix: tuple[int, ...]) -> bool:
+        missing = len(prefix) - len(self.release)
+        return (self.release + (0,) * missing)[: len(prefix)] == prefix
+
+
+_Comparison = Callable[[_ParsedVersion], bool]
+
+# More than 18 digits are a hash or a prank, not a version number.
+_VERSION = re.compile(
+    r"v?(?P<release>[0-9]{1,18}(?:\.[0-9]{1,18})*)"
+    r"(?:-(?P<dashed>[0-9a-z.-]{1,100})|(?P<glued>[a-z][0-9a-z]{0,100}))?"
+    r"(?:\+[0-9a-z.-]+)?",
+    re.IGNORECASE,
+)
+_COMPARISON = re.compile(r"\s*(?P<operator>==|!=|<=|>=|~=|<|>)\s*(?P<operand>\S+)\s*")
+
+
+@lru_cache(maxsize=4096)
+def _parse_version(text: str) -> _ParsedVersion | None:
+    found = _VERSION.fullmatch(text.strip())
+    if found is None:
+        return None
+    suffix = (found["dashed"] or found["glued"] or "").lower()
+    words = re.findall(r"[0-9]{1,18}|[a-z]+", suffix)
+    return _ParsedVersion(
+        _without_zeros_at_end(_release(found["release"])),
+        not suffix,
+        tuple((False, int(w), "") if w.isdigit() else (True, 0, w) for w in words),
+    )
+
+
+def _release(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split("."))
+
+
+def _without_zeros_at_end(release: tuple[int, ...]) -> tuple[int, ...]:
+    while release and release[-1] == 0:
+        release = release[:-1]
+    return release
+
+
+@lru_cache(maxsize=1024)
+def _comparisons(spec: str) -> tuple[_Comparison, ...]:
+    """The meaning of a spec.
+
+    Raises:
+        ValueError: there is none.
+    """
+    comparisons = tuple(_comparison(part) for part in spec.split(","))
+    if None in comparisons:
+        culprit = spec.split(",")[comparisons.index(None)]
+        raise ValueError(
+            f'version("{spec}"): {culprit.strip()!r} is no comparison;'
+            ' write for example ">=1.2,<2", "==1.4.*", "!=1.4.1" or "~=1.4.2"'
+        )
+    return tuple(filter(None, comparisons))
+
+
+def _comparison(text: str) -> _Comparison | None:
+    found = _COMPARISON.fullmatch(text)
+    if found is None:
+        return None
+    operator, operand = found["operator"], found["operand"]
+    if operator in ("==", "!=") and operand.endswith(".*"):
+        return _prefix_comparison(operator, operand.removesuffix(".*"))
+    bound = _parse_version(operand)
+    if bound is None:
+        return None
+    if operator == "~=":
+        return _compatible(bound, operand)
+    return _ORDER[operator](bound)
+
+
+_ORDER: Final[dict[str, Callable[[_ParsedVersion], _Comparison]]] = {
+    "==": lambda bound: lambda given: given == bound,
+    "!=": lambda bound: lambda given: given != bound,
+    ">=": lambda bound: lambda given: given >= bound,
+    "<=": lambda bound: lambda given: given <= bound,
+    ">": lambda bound: lambda given: given > bound,
+    "<": lambda bound: lambda given: given < bound and not _precedes(given, bound),
+}
+
+
+def _precedes(given: _ParsedVersion, bound: _ParsedVersion) -> bool:
+    """Whether `given` is a pre-release of what `bound` says is out of bounds."""
+    return bound.final and not given.final and given.release == bound.release
+
+
+def _prefix_comparison(operator: str, text: str) -> _Comparison | None:
+    if not re.fullmatch(r"v?[0-9]{1,18}(\.[0-9]{1,18})*", text):
+        return None
+    prefix = _release(text.removeprefix("v"))
+    wanted = operator == "=="
+    return lambda given: given.begins_with(prefix) is wanted
+
+
+def _compatible(bound: _ParsedVersion, text: str) -> _Comparison | None:
+    found = _VERSION.fullmatch(text)
+    prefix = _release(found["release"])[:-1] if found else ()
+    if not prefix:
+        return None  # ~=1 would be compatible with everything later
+    return lambda given: given >= bound and given.begins_with(prefix)
+
+
+@runtime_checkable
+class Balancer(Protocol):
+    """Takes one of several instances that will all do."""
+
+    def choose(self, services: tuple[Service, ...], scope: Hashable) -> Service:
+        """Take one.
+
+        Args:
+            services: what there is to choose from, at least one; the same tuple object for one
+                scope until something changes.
+            scope: identifies a stream of equal questions (same name, same predicate).
+        """
+        ...
+
+
+class RoundRobin:
+    """One after the other, separately for each question.
+
+    Every question has a cursor of its own, so lookups with different predicates do not take
+    each other's turns. When instances come or go it goes on from where it was. It starts
+    anywhere: clients that were started together would all begin with the same instance
+    otherwise. O(1).
+
+    Args:
+        rng: decides where to start; None: a generator of its own.
+    """
+
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self._rng = rng or random.Random()
+        # A list of one number, so that taking a turn is a single look into the dict.
+        self._cursors: dict[Hashable, list[int]] = {}
+
+    def choose(self, services: tuple[Service, ...], scope: Hashable) -> Service:
+        """Take the one after the last one that was taken for this scope."""
+        try:
+            cursor = self._cursors[scope]
+        except KeyError:
+            cursor = [self._rng.randrange(len(services))]
+            _remember(self._cursors, scope, cursor)
+        turn = cursor[0]
+        if turn >= len(services):
+            turn = 0
+        cursor[0] = turn + 1
+        return services[turn]
+
+
+class Random:
+    """Any of them, with equal probability. O(1).
+
+    Args:
+        rng: the source of randomness; None: a generator of its own.
+    """
+
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self._rng = rng or random.Random()
+
+    def choose(self, services: tuple[Service, ...], scope: Hashable) -> Service:  # noqa: ARG002 - the protocol's
+        """Take any."""
+        return self._rng.choice(services)
+
+
+class LeastPending:
+    """Of two taken at random, the one with fewer requests in flight from this process.
+
+    Two choices keep the longest queue exponentially shorter than one does, and need no look at
+    all the others, which would also send everybody to the same one: M. Mitzenmacher, "The Power
+    of Two Choices in Randomized Load Balancing", IEEE TPDS 12 (10), 2001. O(1).
+
+    The balancer knows of the requests that are counted through `pending`:
+
+        service = await registry.get_service("orders", balancer=balancer)
+        with balancer.pending(service):
+            await call(service)
+
+    Args:
+        rng: the source of randomness; None: a generator of its own.
+    """
+
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self._rng = rng or random.Random()
+        self._in_flight: dict[tuple[str, str, str], int] = {}
+
+    def choose(self, services: tuple[Service, ...], scope: Hashable) -> Service:  # noqa: ARG002 - the protocol's
+        """Take the less busy one of two."""
+        if len(services) == 1:
+            return services[0]
+        first = self._rng.randrange(len(services))
+        second = self._rng.randrange(len(services) - 1)
+        one, other = services[first], services[second + (second >= first)]
+        return one if self.in_flight(one) <= self.in_flight(other) else other
+
+    def pending(self, service: Service) -> _Pending:
+        """Count a request to `service` as in flight while the `with` or `async with` lasts.
+
+        It ends with the block, however that is left. The block gets `service`.
+        """
+        return _Pending(self._in_flight, service)
+
+    def in_flight(self, service: Service) -> int:
+        """How many requests to `service` are counted right now."""
+        return self._in_flight.get(_incarnation(service), 0)
+
+
+class _Pending:
+    """Counts one request for as long as its block lasts."""
+
+    def __init__(self, in_flight: dict[tuple[str, str, str], int], service: Service) -> None:
+        self._in_flight = in_flight
+        self._service = service
+
+    def __enter__(self) -> Service:
+        key = _incarnation(self._service)
+        self._in_flight[key] = self._in_flight.get(key, 0) + 1
+        return self._service
+
+    def __exit__(self, *_: object) -> None:
+        key = _incarnation(self._service)
+        left = self._in_flight.pop(key) - 1
+        if left:
+            self._in_flight[key] = left
+
+    async def __aenter__(self) -> Service:
+        return self.__enter__()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.__exit__()
+
+
+class Weighted:
+    """At random, in proportion to a weight that each instance announces in its metadata.
+
+    A weight of zero means never, unless all of them are zero: then all are equal. What is no
+    number, negative, or absurd (over 1e100) counts as `default`. O(log n) by bisection of the
+    cumulative weights, after O(n) whenever the instances have changed.
+
+    Args:
+        key: the metadata key of the weight.
+        default: the weight of an instance that announces none.
+        rng: the source of randomness; None: a generator of its own.
+
+    Raises:
+        ValueError: `default` is negative or not finite.
+    """
+
+    def __init__(
+        self, key: str = "weight", default: float = 1.0, rng: random.Random | None = None
+    ) -> None:
+        if not 0 <= default <= _MAX_WEIGHT:
+            raise ValueError(f"default={default!r}: a weight is between 0 and {_MAX_WEIGHT:g}")
+        self._key = key
+        self._default = default
+        self._rng = rng or random.Random()
+        self._shares: dict[Hashable, _Shares] = {}
+
+    def choose(self, services: tuple[Service, ...], scope: Hashable) -> Service:
+        """Take one, at random by weight."""
+        shares = self._shares.get(scope)
+        if shares is None or shares.services is not services:
+            shares = self._share_out(services)
+            _remember(self._shares, scope, shares)
+        point = self._rng.random() * shares.bounds[-1]
+        # The product of tiny weights may be rounded up to the last bound, where nobody is.
+        return shares.eligible[bisect.bisect_right(shares.bounds, point, hi=len(shares.bounds) - 1)]
+
+    def _share_out(self, services: tuple[Service, ...]) -> _Shares:
+        weights = [self._weight(service) for service in services]
+        if not any(weights):
+            weights = [1.0] * len(services)
+        eligible = [service for service, weight in zip(services, weights, strict=True) if weight]
+        return _Shares(services, eligible, list(itertools.accumulate(filter(None, weights))))
+
+    def _weight(self, service: Service) -> float:
+        try:
+            weight = float(service.metadata[self._key])
+        except (KeyError, ValueError):
+            return self._default
+        return weight if 0 <= weight <= _MAX_WEIGHT else self._default
+
+
+class _Shares(NamedTuple):
+    services: tuple[Service, ...]
+    eligible: list[Service]
+    bounds: list[float]  # where each one's share ends; the last is the sum of the weights
+
+
+class Rendezvous(msgspec.Struct, frozen=True):
+    """The same instance for the same key, in every process, for as long as it is there.
+
+    Each instance is rated by a hash of its address and the key, and the highest wins. So when
+    one goes, only its keys move, spread over the others; when one comes, it takes its share
+    from all of them. A restart at the same address changes nothing. D. G. Thaler and
+    C. V. Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", IEEE/ACM Transactions
+    on Networking 6 (1), 1998. O(n).
+
+    Attributes:
+        key: what to keep together: a user, a session, a shard.
+    """
+
+    key: str
+
+    def choose(self, services: tuple[Service, ...], scope: Hashable) -> Service:  # noqa: ARG002 - the protocol's
+        """Take the one that rates highest for the key."""
+        return max(services, key=self._rating)
+
+    def _rating(self, service: Service) -> bytes:
+        # Not hash(): that differs from process to process.
+        text = "\0".join((*service.key, self.key)).encode(errors="surrogatepass")
+        return hashlib.blake2b(text, digest_size=8).digest()
+
+
+def _incarnation(service: Service) -> tuple[str, str, str]:
+    return service.name, service.address or service.url, service.id
+
+
+def _remember(table: dict[Hashable, _V], scope: Hashable, value: _V) -> None:
+    """Keep the value for the scope; forget the oldest scope where there are too many."""
+    if len(table) >= _MAX_SCOPES and scope not in table:
+        del table[next(iter(table))]
+    table[scope] = value

@@ -1,0 +1,85 @@
+"""The registry of the process, for programs that need just one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aioregistry.errors import RegistryClosed
+from aioregistry.registry import Registry
+from aioregistry.transports.base import Transport
+
+__all__ = ["close_default", "connect", "get_default"]
+
+_starting: asyncio.Task[Registry] | None = None
+_asked_for: tuple[object, dict[str, Any]] = (None, {})
+
+
+async def connect(target: str | Transport | None = None, **options: Any) -> Registry:
+    """The registry of this process: made and started by the first call.
+
+    Calls that come while it starts wait for the same start; when that fails, all of them
+    raise, and the next call tries anew. Cancelling one call does not stop the start.
+
+    Args:
+        target: as for `Registry`; later calls leave it out or repeat it.
+        options: as for `Registry`.
+
+    Raises:
+        TransportError: the broker cannot be reached.
+        ValueError: an option makes no sense, or a later call asks for something else than
+            the first one did.
+    """
+    global _starting, _asked_for  # noqa: PLW0603 - one per process is what this module is for
+    current = _starting
+    if current is not None and _is_over(current):
+        current = None
+    if current is None:
+        registry = Registry(target, **options)
+        current = _starting = asyncio.create_task(_start(registry), name="aioregistry.connect")
+        _asked_for = (target, options)
+    elif (target is not None or options) and (target, options) != _asked_for:
+        raise ValueError(
+            "the registry of this process was made already, with another target or options;"
+            " call connect() without any, or make a Registry of your own"
+        )
+    return await asyncio.shield(current)
+
+
+def get_default() -> Registry:
+    """The registry of this process.
+
+    Raises:
+        RegistryClosed: `connect` has not been called, or has not finished.
+    """
+    if _starting is None or not _starting.done() or _is_over(_starting):
+        raise RegistryClosed("no registry in this process yet; await aioregistry.connect() first")
+    return _starting.result()
+
+
+async def close_default() -> None:
+    """Close the registry of this process, if there is one; the next `connect` makes another.
+
+    As `Registry.aclose`: harmless when done twice, and not stopped half-way by cancellation.
+    """
+    global _starting
+    current, _starting = _starting, None
+    if current is None:
+        return
+    if not current.done():
+        current.cancel()
+        await asyncio.wait([current])
+    if not current.cancelled() and current.exception() is None:
+        await current.result().aclose()
+
+
+async def _start(registry: Registry) -> Registry:
+    await registry.start()
+    return registry
+
+
+def _is_over(start: asyncio.Task[Registry]) -> bool:
+    """Whether this start failed, or belongs to an event loop that is gone."""
+    if start.get_loop().is_closed():
+        return True
+    return start.done() and (start.cancelled() or start.exception() is not None)

@@ -1,0 +1,125 @@
+"""One ping and its answers: what any number of lookups of a cold name wait for together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from typing import Final
+
+__all__ = ["Inquiries", "Inquiry"]
+
+QUIET: Final = 2.0
+"""Answers have stopped when none came for so many times what the first one took."""
+
+MIN_QUIET: Final = 0.01
+
+
+class Inquiry:
+    """A ping for a name that was or will be sent, and what is known of the answers.
+
+    Attributes:
+        nobody: the broker says that nobody listens to the ping.
+    """
+
+    def __init__(self) -> None:
+        self.nobody = False
+        self.users = 0
+        self._asked: float | None = None
+        self._first: float | None = None
+        self._last = 0.0
+        self._asking: asyncio.Event | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    async def ask_once(
+        self, ask: Callable[[], Awaitable[None]], now: float, patience: float
+    ) -> None:
+        """Call `ask` unless that was done less than `patience` seconds before `now`.
+
+        Of several callers at once, one asks and the others wait for it; when that one is
+        cancelled or fails, the next takes over.
+        """
+        while self._asked is None or now - self._asked > patience:
+            if self._asking is not None:
+                await self._asking.wait()
+                continue
+            self._asking = asyncio.Event()
+            self.nobody, self._first = False, None
+            before, self._asked = self._asked, now
+            try:
+                await ask()
+            except BaseException:
+                self._asked = before
+                raise
+            finally:
+                self._asking.set()
+                self._asking = None
+
+    @property
+    def quiet_at(self) -> float | None:
+        """When the answers count as complete if no further one comes; None without any."""
+        if self._first is None or self._asked is None:
+            return None
+        return self._last + max(QUIET * (self._first - self._asked), MIN_QUIET)
+
+    def heard(self, now: float) -> None:
+        """An instance of the name announced itself."""
+        self._last = now
+        if self._first is None:
+            self._first = now
+            self.wake()
+
+    def wake(self) -> None:
+        """Something changed: let those who wait have a look."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+    async def news(self, until: float) -> None:
+        """Wait until something changes, or the event loop's clock reads `until`."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._waiters.add(waiter)
+        timer = loop.call_at(until, _finish, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._waiters.discard(waiter)
+
+
+class Inquiries:
+    """The inquiries that somebody waits for, by name."""
+
+    def __init__(self) -> None:
+        self._inquiries: dict[str, Inquiry] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._inquiries)
+
+    def get(self, name: str) -> Inquiry | None:
+        """The inquiry for `name` that is under way."""
+        return self._inquiries.get(name)
+
+    @contextmanager
+    def join(self, name: str) -> Generator[Inquiry]:
+        """Take part in the inquiry for `name`; it lasts until the last has left."""
+        inquiry = self._inquiries.setdefault(name, Inquiry())
+        inquiry.users += 1
+        try:
+            yield inquiry
+        finally:
+            inquiry.users -= 1
+            if not inquiry.users:
+                del self._inquiries[name]
+
+    def wake_all(self) -> None:
+        """Let everybody have a look: the link came up or went down."""
+        for inquiry in self._inquiries.values():
+            inquiry.wake()
+
+
+def _finish(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,219 @@
+"""What a sensible service looks like: the limits, and the checks that name what is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final, cast
+from urllib.parse import urlsplit
+
+from aioregistry.errors import InvalidService
+from aioregistry.service import Service, split_address
+
+__all__ = [
+    "EVERYBODY",
+    "MAX_FIELD_BYTES",
+    "MAX_ID",
+    "MAX_METADATA_BYTES",
+    "MAX_METADATA_ENTRIES",
+    "MAX_NAME_BYTES",
+    "MAX_PAYLOAD_BYTES",
+    "MAX_TTL",
+    "MIN_TTL",
+    "check_name",
+    "check_pattern",
+    "check_service",
+    "fits",
+    "is_name",
+]
+
+MAX_NAME_BYTES: Final = 255
+MAX_FIELD_BYTES: Final = 2048
+MAX_ID: Final = 64
+MAX_METADATA_ENTRIES: Final = 128
+MAX_METADATA_BYTES: Final = 32 * 1024
+MAX_PAYLOAD_BYTES: Final = 64 * 1024
+MIN_TTL: Final = 0.2
+MAX_TTL: Final = 86_400.0
+
+EVERYBODY: Final = "_all"
+"""The name under which a ping asks everybody; no service can have it."""
+
+# White space and control characters (Unicode's too) would break the protocols of the
+# brokers or hide in a log; `*` and `>` are wildcards there. Lone surrogates have no UTF-8.
+_BAD: Final = r"\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\ufeff\ud800-\udfff"
+_TOKEN: Final = rf"[^.*>{_BAD}]+"
+_NAME: Final = re.compile(rf"{_TOKEN}(?:\.{_TOKEN})*")
+_PATTERN: Final = re.compile(rf"(?:>|(?:{_TOKEN}|\*)(?:\.(?:{_TOKEN}|\*))*(?:\.>)?)")
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_NETWORK: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,31}")
+_HOST: Final = re.compile(r"[^\s/@\[\]?#:]+|\[[0-9A-Fa-f:.]+(?:%[^\s\]]+)?\]")
+
+
+def is_name(name: str) -> bool:
+    """Whether `name` can name a service."""
+    return (
+        _NAME.fullmatch(name) is not None
+        and len(name.encode()) <= MAX_NAME_BYTES
+        and name != EVERYBODY
+    )
+
+
+def check_name(name: str, what: str = "service name") -> None:
+    """Raise `InvalidService`, saying why, unless `name` can name a service."""
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers err
+        raise InvalidService(f"{what} must be a string, not {name!r}")
+    if is_name(name):
+        return
+    if name == EVERYBODY:
+        raise InvalidService(f"{what} {name!r} is reserved; choose another")
+    _check_text(name, what)
+    raise InvalidService(
+        f"{what} {_shown(name)} must be tokens joined by single dots, without white space,"
+        " control characters, '*' or '>', such as 'orders' or 'billing.orders'"
+    )
+
+
+def check_pattern(pattern: str) -> None:
+    """Raise `InvalidService`, saying why, unless `pattern` is a name or a pattern of names."""
+    if not isinstance(pattern, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers err
+        raise InvalidService(f"a pattern must be a string, not {pattern!r}")
+    if _PATTERN.fullmatch(pattern) is None or len(pattern.encode()) > MAX_NAME_BYTES:
+        _check_text(pattern, "pattern")
+        raise InvalidService(
+            f"pattern {_shown(pattern)} must be tokens joined by single dots; '*' stands for one"
+            " whole token and a final '>' for the rest, such as 'billing.*' or 'billing.>'"
+        )
+
+
+def check_service(service: Service, *, key: tuple[str, str] | None = None) -> None:
+    """Raise `InvalidService`, naming the field and its value, unless it can be announced.
+
+    Args:
+        service: the service.
+        key: what it has to be known by; None: anything.
+    """
+    check_name(service.name)
+    if key is not None and service.key != key:
+        raise InvalidService(
+            f"{key[0]!r} is known by {key[1]!r}, so that cannot change to {service.key[1]!r};"
+            " unregister it and register the other"
+        )
+    for field in ("address", "network", "url", "version", "host"):
+        _check_field(service.name, field, getattr(service, field))
+    _check_network(service)
+    _check_address(service)
+    _check_url(service)
+    _check_metadata(service)
+
+
+def fits(service: Service) -> bool:
+    """Whether an instance from the wire is within the limits; its address may be unusual."""
+    metadata = service.metadata
+    return (
+        is_name(service.name)
+        and all(
+            len(text) <= MAX_FIELD_BYTES and _UNPRINTABLE.search(text) is None
+            for text in (service.address, service.network, service.url, service.version)
+        )
+        and len(service.host) <= MAX_FIELD_BYTES
+        and len(metadata) <= MAX_METADATA_ENTRIES
+        and sum(len(key) + len(value) for key, value in metadata.items()) <= MAX_METADATA_BYTES
+    )
+
+
+def _check_text(text: str, what: str) -> None:
+    """The two causes that a look at the text does not show."""
+    if not text:
+        raise InvalidService(f"{what} is empty")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidService(f"{what} {_shown(text)} holds a lone surrogate") from error
+    if size > MAX_NAME_BYTES:
+        raise InvalidService(
+            f"{what} {_shown(text)} has {size} bytes; at most {MAX_NAME_BYTES} are allowed"
+        )
+
+
+def _check_field(name: str, field: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise InvalidService(f"{field} of {name!r} must be a string, not {value!r}")
+    if len(value.encode(errors="surrogatepass")) > MAX_FIELD_BYTES:
+        raise InvalidService(f"{field} of {name!r} is longer than {MAX_FIELD_BYTES} bytes")
+    if _UNPRINTABLE.search(value):
+        raise InvalidService(f"{field} of {name!r} holds a control character: {_shown(value)}")
+
+
+def _check_network(service: Service) -> None:
+    if service.network and not _NETWORK.fullmatch(service.network):
+        raise InvalidService(
+            f"network of {service.name!r} must be a word such as 'tcp', not {service.network!r}"
+        )
+
+
+def _check_address(service: Service) -> None:
+    address = service.address
+    if not address or service.network.startswith("unix"):
+        return
+    host, _, tail = address.rpartition(":")
+    _, port = split_address(address)
+    if port is None or not tail.isdigit() or not _HOST.fullmatch(host):
+        raise InvalidService(
+            f"address of {service.name!r} must be 'host:port' ('[v6]:port' for IPv6),"
+            f" not {_shown(address)}"
+        )
+    if not 0 < port < 65536:
+        raise InvalidService(
+            f"address of {service.name!r} needs the port that callers connect to, 1 to 65535,"
+            f" not {_shown(address)}"
+        )
+
+
+def _check_url(service: Service) -> None:
+    if not service.url:
+        return
+    try:
+        parts = urlsplit(service.url)
+        sound = bool(parts.scheme and (parts.netloc or parts.path)) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or any(character.isspace() for character in service.url):
+        raise InvalidService(
+            f"url of {service.name!r} must be absolute, such as 'http://10.0.0.5:8080/api',"
+            f" not {_shown(service.url)}"
+        )
+
+
+def _check_metadata(service: Service) -> None:
+    given = cast("object", service.metadata)  # what the caller gave, whatever it is
+    if not isinstance(given, Mapping):
+        raise InvalidService(f"metadata of {service.name!r} must be a mapping, not {given!r}")
+    metadata, size = cast("Mapping[object, object]", given), 0
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise InvalidService(
+                f"metadata of {service.name!r} must map strings to strings, not {key!r}: {value!r};"
+                " write str(...) around the value"
+            )
+        try:
+            size += len(key.encode()) + len(value.encode())
+        except UnicodeEncodeError as error:
+            raise InvalidService(
+                f"metadata of {service.name!r} holds a lone surrogate at {key!r}"
+            ) from error
+    if len(metadata) > MAX_METADATA_ENTRIES:
+        raise InvalidService(
+            f"metadata of {service.name!r} has {len(metadata)} entries;"
+            f" at most {MAX_METADATA_ENTRIES} are allowed"
+        )
+    if size > MAX_METADATA_BYTES:
+        raise InvalidService(
+            f"metadata of {service.name!r} has {size} bytes;"
+            f" at most {MAX_METADATA_BYTES} are allowed"
+        )
+
+
+def _shown(text: str) -> str:
+    """The text for a message: quoted, escaped, and not longer than a line."""
+    return ascii(text) if len(text) <= 80 else f"{text[:77]!a}..."

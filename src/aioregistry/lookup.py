@@ -1,0 +1,153 @@
+"""Lookups of names that memory cannot answer: ask once, wait for the answers, bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from aioregistry.catalogue import Selection
+from aioregistry.choosing import Predicate
+from aioregistry.errors import ServiceNotFound, TransportError
+from aioregistry.inquiry import Inquiry
+from aioregistry.link import Link
+from aioregistry.observer import Observer
+from aioregistry.service import Service
+
+__all__ = ["Lookups"]
+
+MAX_COMPLETE: Final = 10_000
+
+
+class Lookups:
+    """Finds instances, asking the fleet where memory does not do.
+
+    Args:
+        observer: whose catalogue answers.
+        link: the way to the broker.
+        patience: for how long a ping serves those who come after it, in seconds.
+        clock: the event loop's clock, in seconds.
+    """
+
+    def __init__(
+        self, observer: Observer, link: Link, *, patience: float, clock: Callable[[], float]
+    ) -> None:
+        self._observer = observer
+        self._catalogue = observer.catalogue
+        self._link = link
+        self._patience = patience
+        self._clock = clock
+        self._complete: dict[str, None] = {}
+
+    async def find(self, name: str, where: Predicate, *, timeout: float, wait: bool) -> Selection:  # noqa: ASYNC109 - each step has its own end
+        """Wait until an instance of `name` matches.
+
+        Args:
+            name: the service.
+            where: which instances do.
+            timeout: for how long, in seconds.
+            wait: False: only until it is known that nobody answers.
+
+        Raises:
+            ServiceNotFound: no instance matched in time.
+            TransportError: there is no broker to ask, and nothing is known.
+        """
+        until = self._clock() + timeout
+        with self._observer.inquiries.join(name) as inquiry:
+            await self._ask(name, inquiry, until)
+            while True:
+                selection = self._catalogue.select(name, where)
+                if selection.services:
+                    return selection
+                now = self._clock()
+                quiet_at = None if wait else inquiry.quiet_at
+                if now >= until or self._hopeless(inquiry, wait=wait):
+                    break
+                if quiet_at is not None and now >= quiet_at:
+                    break
+                await inquiry.news(until if quiet_at is None else min(until, quiet_at))
+        raise self._nothing(name, where, timeout)
+
+    async def collect(
+        self,
+        name: str,
+        where: Predicate,
+        *,
+        timeout: float,  # noqa: ASYNC109 - each step has its own end
+        wait: bool,
+        minimum: int,
+    ) -> tuple[Service, ...]:
+        """Every matching instance of `name`; of a cold name, those that answer a ping.
+
+        Args:
+            name: the service.
+            where: which instances do.
+            timeout: how long to wait at most, in seconds.
+            wait: False: only until it is known that nobody answers.
+            minimum: how many to wait for, whatever the silence.
+
+        Raises:
+            TransportError: there is no broker to ask, and nothing is known.
+        """
+        if name in self._complete:
+            services = self._catalogue.select(name, where).services
+            if len(services) >= minimum:
+                return services
+        until = self._clock() + timeout
+        with self._observer.inquiries.join(name) as inquiry:
+            await self._ask(name, inquiry, until)
+            while True:
+                services = self._catalogue.select(name, where).services
+                now, quiet_at = self._clock(), inquiry.quiet_at
+                if now >= until or self._hopeless(inquiry, wait=wait):
+                    break
+                waiting = wait and len(services) < minimum
+                if quiet_at is not None and now >= quiet_at and not waiting:
+                    break
+                await inquiry.news(until if quiet_at is None or waiting else min(until, quiet_at))
+        if not services and not self._link.connected and not self._catalogue.services(name):
+            raise self._link.error()
+        if self._link.connected:
+            self._remember(name)
+        return services
+
+    def forget(self) -> None:
+        """Nothing is sure to be complete any longer: messages may have been missed."""
+        self._complete.clear()
+
+    # ------------------------------------------------------------------------------------
+
+    async def _ask(self, name: str, inquiry: Inquiry, until: float) -> None:
+        async def ask() -> None:
+            await self._observer.look_at(name)
+            await self._observer.asker.ping(name)
+
+        try:
+            async with asyncio.timeout_at(until):
+                await inquiry.ask_once(ask, self._clock(), self._patience)
+        except TimeoutError:
+            pass  # the caller looks at the clock
+        except TransportError as error:
+            if error.subjects:  # this very question is not allowed: no use in waiting
+                raise
+
+    def _hopeless(self, inquiry: Inquiry, *, wait: bool) -> bool:
+        return not wait and (inquiry.nobody or not self._link.connected)
+
+    def _nothing(self, name: str, where: Predicate, timeout: float) -> Exception:
+        known = self._catalogue.services(name)
+        if not known:
+            if not self._link.connected:
+                return self._link.error()
+            return ServiceNotFound(
+                f"no instance of {name!r} is known, nobody answered in {timeout:g} s"
+            )
+        statuses = {service.status.value for service in known}
+        detail = f"all {statuses.pop()}" if len(statuses) == 1 else f"none matches {where!r}"
+        many = "instance" if len(known) == 1 else "instances"
+        return ServiceNotFound(f"{len(known)} {many} of {name!r} known, {detail}")
+
+    def _remember(self, name: str) -> None:
+        if len(self._complete) >= MAX_COMPLETE:
+            self._complete.clear()
+        self._complete[name] = None

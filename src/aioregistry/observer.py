@@ -1,0 +1,336 @@
+"""The observing half of a registry: keeps the catalogue current, and tells who watches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from aioregistry import wire
+from aioregistry.alarm import Alarm
+from aioregistry.asker import Asker
+from aioregistry.catalogue import Catalogue
+from aioregistry.choosing import Predicate
+from aioregistry.errors import TransportError
+from aioregistry.inquiry import Inquiries
+from aioregistry.link import Link
+from aioregistry.loglimit import LogLimiter
+from aioregistry.service import Service, ServiceEvent
+from aioregistry.settings import Settings
+from aioregistry.subjects import covers, is_pattern, matches
+from aioregistry.transports.base import Handler, Subscription
+from aioregistry.watch import Watch
+
+__all__ = ["Observer"]
+
+_logger = logging.getLogger("aioregistry")
+
+LATE: Final = 0.25
+"""A timer so many seconds late means that the event loop was blocked, and that what arrived
+meanwhile has not been read yet."""
+
+MAX_LOOKED_UP: Final = 1_000
+"""Names that are observed only because somebody looked them up, and that nobody provides,
+are given up beyond this number: names may come from the outside."""
+
+_RETRY: Final = 0.1
+
+
+class _Observation:
+    """The standing interest in one pattern."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.subscriptions: list[Subscription] = []
+
+    @property
+    def complete(self) -> bool:
+        """Whether both announcements and withdrawals are subscribed to."""
+        return len(self.subscriptions) == 2
+
+
+class Observer:
+    """Keeps in the catalogue what is observed.
+
+    Args:
+        link: the way to the broker.
+        settings: the options of the registry.
+        rng: where jitter comes from.
+        clock: the monotonic clock, in seconds: the event loop's.
+
+    Attributes:
+        catalogue: what is known.
+        inquiries: the pings that lookups wait for.
+        asker: sends pings.
+        announcements: announcements received.
+        withdrawals: withdrawals received.
+        malformed: messages that were none.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        settings: Settings,
+        *,
+        rng: random.Random,
+        clock: Callable[[], float],
+    ) -> None:
+        self.announcements = self.withdrawals = self.malformed = 0
+        self._link = link
+        self._clock = clock
+        self._subjects = wire.Subjects(settings.prefix)
+        accept = settings.accept and self._guarded(settings.accept)
+        self.catalogue = Catalogue(accept=accept, max_instances=settings.max_instances)
+        self.inquiries = Inquiries()
+        self.asker = Asker(
+            link, self._subjects, self.catalogue, self._publish_all, rng=rng, clock=clock
+        )
+        self._alarm = Alarm()
+        self._observed: dict[str, _Observation] = {}
+        self._wildcards: list[str] = []
+        self._looked_up: dict[str, None] = {}
+        self._watches: weakref.WeakSet[Watch] = weakref.WeakSet()
+        self._log = LogLimiter(_logger)
+
+    # ---- observing ---------------------------------------------------------------------
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """The names and patterns that are kept in the catalogue."""
+        return tuple(self._observed)
+
+    @property
+    def watches(self) -> int:
+        """How many watches are open."""
+        return len(self._watches)
+
+    async def observe(self, *patterns: str) -> None:
+        """Keep in the catalogue what the patterns name, from now on.
+
+        Without a broker this comes into force when there is one.
+
+        Raises:
+            TransportError: the broker refused.
+        """
+        fresh = [pattern for pattern in patterns if pattern not in self._observed]
+        for pattern in patterns:
+            self._looked_up.pop(pattern, None)
+            await self._subscribe(pattern)
+        if fresh and self._link.connected:
+            self.asker.ask_for(fresh)
+
+    async def look_at(self, name: str) -> None:
+        """Observe a name because somebody looks it up.
+
+        Raises:
+            TransportError: the broker refused.
+        """
+        if name in self._observed or not self._covered(name):
+            if name not in self._observed:
+                self._looked_up[name] = None
+            await self._subscribe(name)
+            await self._give_up_idle()
+
+    async def unobserve(self, *patterns: str) -> None:
+        """Forget what the patterns name, unless another pattern names it too.
+
+        Watches see what is forgotten as UNREGISTERED, so that they still add up.
+        """
+        for pattern in patterns:
+            observation = self._observed.get(pattern)
+            if observation is not None:
+                self._drop(pattern, observation)
+                async with observation.lock:
+                    await _end(observation)
+        for pattern in tuple(self._observed):  # what a wider pattern had covered
+            await self._subscribe(pattern)
+        self._publish_all(self.catalogue.forget(self._is_observed))
+
+    # ---- the side of the watches -------------------------------------------------------
+
+    def attach(self, watch: Watch) -> Iterable[Service]:
+        """Offer every event to `watch` from now on; return what is known now."""
+        self._watches.add(watch)
+        names = filter(watch.concerns, self.catalogue.names)
+        return [service for name in names for service in self.catalogue.services(name)]
+
+    def detach(self, watch: Watch) -> None:
+        """Offer no more events to `watch`."""
+        self._watches.discard(watch)
+
+    # ---- what the link reports ---------------------------------------------------------
+
+    def resume(self) -> None:
+        """The link is up: everybody has a whole ttl to speak, and is asked to."""
+        self.catalogue.forgive(self._clock())
+        self.asker.ask_for(self._observed)
+        self.inquiries.wake_all()
+        self._alarm.wake()
+
+    def suspend(self) -> None:
+        """The link is down: what is known stays as it is."""
+        self.inquiries.wake_all()
+        self._alarm.wake()
+
+    def close(self, error: BaseException | None) -> None:
+        """End every watch and lookup, with an `error` if that is the cause."""
+        self.catalogue.clear()
+        for watch in list(self._watches):
+            watch.end(error)
+        self.inquiries.wake_all()
+
+    async def expire_forever(self) -> None:
+        """Expire what falls silent, for as long as the link is up."""
+        while True:
+            await self._link.wait_connected()
+            due = self.catalogue.next_deadline()
+            await self._alarm.sleep_until(due)
+            if not self._link.connected:
+                continue
+            if due is not None and self._clock() - due > LATE and not await self._catch_up():
+                continue
+            self._publish_all(self.catalogue.expire(self._clock()))
+            self.asker.take_up()
+
+    # ---- messages ----------------------------------------------------------------------
+
+    def _on_announcement(self, subject: str, payload: bytes) -> None:
+        name = subject[len(self._subjects.register_prefix) :]
+        if not payload:  # the broker's way to say that nobody hears the ping
+            inquiry = self.inquiries.get(name)
+            if inquiry is not None:
+                inquiry.nobody = True
+                inquiry.wake()
+            return
+        message = self._decode(name, subject, payload)
+        if message is None:
+            return
+        self.announcements += 1
+        now = self._clock()
+        event = self.catalogue.announce(message, now)
+        if self.inquiries:
+            inquiry = self.inquiries.get(name)
+            if inquiry is not None:
+                inquiry.heard(now)
+        if event is not None:
+            self._publish(event)
+            self._alarm.wake_for(self.catalogue.next_deadline())
+
+    def _on_withdrawal(self, subject: str, payload: bytes) -> None:
+        name = subject[len(self._subjects.unregister_prefix) :]
+        message = self._decode(name, subject, payload)
+        if message is None:
+            return
+        self.withdrawals += 1
+        event = self.catalogue.withdraw(message, self._clock())
+        if event is not None:
+            self._publish(event)
+
+    def _decode(self, name: str, subject: str, payload: bytes) -> wire.Announcement | None:
+        try:
+            message = wire.decode(payload)
+            if message.name == name:
+                return message
+            problem = f"the payload names {message.name[:80]!r}"
+        except wire.Malformed as error:
+            problem = str(error)
+        self.malformed += 1
+        self._log.warning(
+            subject, self._clock(), "dropped a malformed message on %.200r: %s", subject, problem
+        )
+        return None
+
+    def _publish_all(self, events: Iterable[ServiceEvent]) -> None:
+        for event in events:
+            self._publish(event)
+
+    def _publish(self, event: ServiceEvent) -> None:
+        for watch in self._watches:
+            watch.offer(event)
+        inquiry = self.inquiries.get(event.service.name)
+        if inquiry is not None:
+            inquiry.wake()
+
+    def _guarded(self, accept: Predicate) -> Predicate:
+        """The user's predicate, which must not take the stream of messages down with it."""
+
+        def guarded(service: Service) -> bool:
+            try:
+                return accept(service)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is the predicate's
+                self._log.warning(
+                    "accept", self._clock(), "accept=%r raised %r for %r", accept, error, service
+                )
+                return False
+
+        return guarded
+
+    # ------------------------------------------------------------------------------------
+
+    def _covered(self, name: str) -> bool:
+        return any(
+            covers(wider, name) and self._observed[wider].complete
+            for wider in self._wildcards
+            if wider != name
+        )
+
+    def _is_observed(self, name: str) -> bool:
+        return name in self._observed or any(matches(each, name) for each in self._wildcards)
+
+    async def _subscribe(self, pattern: str) -> None:
+        observation = self._observed.get(pattern)
+        if observation is None:
+            observation = self._observed[pattern] = _Observation()
+            if is_pattern(pattern):
+                self._wildcards.append(pattern)
+        if observation.complete or self._covered(pattern):
+            return
+        routes: tuple[tuple[str, Handler], ...] = (
+            (self._subjects.register(pattern), self._on_announcement),
+            (self._subjects.unregister(pattern), self._on_withdrawal),
+        )
+        async with observation.lock:
+            try:
+                for subject, handler in routes[len(observation.subscriptions) :]:
+                    subscription = await self._link.transport.subscribe(subject, handler)
+                    observation.subscriptions.append(subscription)
+            except TransportError:
+                self._drop(pattern, observation)
+                raise
+            finally:
+                if self._observed.get(pattern) is not observation:  # unobserved meanwhile
+                    await _end(observation)
+
+    def _drop(self, pattern: str, observation: _Observation) -> None:
+        if self._observed.get(pattern) is observation:
+            del self._observed[pattern]
+            self._looked_up.pop(pattern, None)
+            if pattern in self._wildcards:
+                self._wildcards.remove(pattern)
+
+    async def _give_up_idle(self) -> None:
+        """Let go of names that were looked up, are not provided, and are too many."""
+        for name in tuple(self._looked_up):
+            if len(self._looked_up) <= MAX_LOOKED_UP:
+                return
+            if self.catalogue.services(name) or self.inquiries.get(name):
+                self._looked_up[name] = self._looked_up.pop(name)  # try the next oldest
+            else:
+                await self.unobserve(name)
+
+    async def _catch_up(self) -> bool:
+        """Let in what arrived while the event loop was blocked; False if that failed."""
+        try:
+            await self._link.transport.flush()
+        except TransportError:
+            await asyncio.sleep(_RETRY)
+            return False
+        return True
+
+
+async def _end(observation: _Observation) -> None:
+    while observation.subscriptions:
+        await observation.subscriptions.pop().unsubscribe()

@@ -1,0 +1,118 @@
+"""Registration: the handle of a service that this process announces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, Self
+
+import msgspec
+
+from aioregistry.limits import check_service
+from aioregistry.service import Service, Status, freeze
+
+__all__ = ["Announces", "Registration"]
+
+
+class Announces(Protocol):
+    """What a registration needs from whoever announces."""
+
+    def current(self, key: tuple[str, str]) -> Service | None:
+        """The registered service under `key`."""
+        ...
+
+    def find(self, service: Service | str, place: str = "") -> Service:
+        """The registered service that is meant; raises `NotRegistered`."""
+        ...
+
+    async def announce(self, service: Service, *, wait: bool, patient: bool) -> None:
+        """Announce a service or its change."""
+        ...
+
+    async def withdraw(self, *keys: tuple[str, str]) -> None:
+        """Withdraw services."""
+        ...
+
+
+class Registration:
+    """One registered service, as `Registry.register` returns it.
+
+    As an async context manager it unregisters the service when the block is left.
+    """
+
+    def __init__(self, provider: Announces, service: Service) -> None:
+        self._provider = provider
+        self._service = service
+
+    def __repr__(self) -> str:
+        return f"<Registration of {self._service!r}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.unregister()
+
+    @property
+    def service(self) -> Service:
+        """The service as it is announced now, or was last."""
+        return self._current() or self._service
+
+    async def update(
+        self,
+        *,
+        status: Status | None = None,
+        metadata: Mapping[str, str] | None = None,
+        version: str | None = None,
+        host: str | None = None,
+        network: str | None = None,
+        url: str | None = None,
+    ) -> None:
+        """Change what is announced; every watcher sees it at once.
+
+        Returns when the broker has taken the announcement; without a broker at once, and
+        the change goes out with the reconnect. Cancelling while it waits takes it back.
+
+        Args:
+            status: the new status.
+            metadata: the new metadata, in place of the old.
+            version: the new version.
+            host: the new host name.
+            network: the new network of the address.
+            url: the new URL; a service without address cannot change it, being known by it.
+
+        Raises:
+            NotRegistered: the service was unregistered.
+            InvalidService: a value makes no sense.
+            TransportError: the broker refused the announcement.
+        """
+        current = self._provider.find(self._service)
+        given: dict[str, Any] = {
+            "status": None if status is None else Status(status),
+            "metadata": None if metadata is None else freeze(metadata),
+            "version": version,
+            "host": host,
+            "network": network,
+            "url": url,
+        }
+        changes = {field: value for field, value in given.items() if value is not None}
+        changed = msgspec.structs.replace(current, **changes)
+        check_service(changed, key=current.key)
+        await self._provider.announce(changed, wait=True, patient=False)
+        self._service = changed
+
+    async def set_status(self, status: Status) -> None:
+        """Change the status; as `update(status=...)`."""
+        await self.update(status=status)
+
+    async def unregister(self) -> None:
+        """Withdraw the service; doing it twice is harmless.
+
+        Returns when the broker has taken the withdrawal; without a broker at once, and the
+        withdrawal goes out with the reconnect. Cancelling cancels only the waiting.
+        """
+        if self._current() is not None:
+            await self._provider.withdraw(self._service.key)
+
+    def _current(self) -> Service | None:
+        current = self._provider.current(self._service.key)
+        return current if current is not None and current.id == self._service.id else None

@@ -1,0 +1,81 @@
+"""The options of a registry: validated once, frozen afterwards."""
+
+from __future__ import annotations
+
+import math
+import random
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aioregistry.choosing import Balancer, Predicate, RoundRobin, not_critical
+from aioregistry.errors import InvalidService
+from aioregistry.limits import MAX_TTL, MIN_TTL, check_name
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The options of `Registry`, which documents them; durations are in seconds."""
+
+    prefix: str = "registry"
+    ttl: float = 10.0
+    heartbeat_interval: float | None = None
+    lookup_timeout: float = 0.1
+    where: Predicate = not_critical
+    accept: Predicate | None = None
+    balancer: Balancer = field(default_factory=RoundRobin)
+    hostname: str | None = None
+    connect_timeout: float | None = 5.0
+    max_instances: int = 100_000
+    wall_clock: Callable[[], float] = time.time
+    rng: random.Random | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            check_name(self.prefix, "prefix")
+        except InvalidService as error:
+            raise ValueError(str(error)) from error
+        check_duration("ttl", self.ttl)
+        if not MIN_TTL <= self.ttl <= MAX_TTL:
+            raise ValueError(f"ttl must be {MIN_TTL} to {MAX_TTL:g} seconds, not {self.ttl!r}")
+        if self.heartbeat_interval is not None:
+            check_duration("heartbeat_interval", self.heartbeat_interval)
+            if self.heartbeat_interval > self.ttl / 2:
+                raise ValueError(
+                    f"heartbeat_interval {self.heartbeat_interval!r} is more than half of the ttl"
+                    f" {self.ttl!r}: one lost heartbeat would expire the living; leave it out for"
+                    " a third of the ttl"
+                )
+        check_duration("lookup_timeout", self.lookup_timeout)
+        if self.connect_timeout is not None:
+            check_duration("connect_timeout", self.connect_timeout)
+        if type(self.max_instances) is not int or self.max_instances < 1:
+            raise ValueError(
+                f"max_instances must be a positive integer, not {self.max_instances!r}"
+            )
+        for name in ("where", "accept"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise ValueError(f"{name} must be a predicate, not {getattr(self, name)!r}")
+        if not callable(getattr(self.balancer, "choose", None)):
+            raise ValueError(f"balancer must have a method choose(), not {self.balancer!r}")
+
+    @property
+    def interval(self) -> float:
+        """The longest time between two announcements of an instance, in seconds."""
+        return self.ttl / 3 if self.heartbeat_interval is None else self.heartbeat_interval
+
+    @property
+    def host(self) -> str:
+        """The name of this machine, as announced."""
+        return socket.gethostname() if self.hostname is None else self.hostname
+
+
+def check_duration(name: str, value: Any) -> None:
+    """Raise `ValueError` unless `value` is a positive, finite number of seconds."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value <= 0:
+        raise ValueError(f"{name} must be a positive number of seconds, not {value!r}")

@@ -1,0 +1,528 @@
+"""One connection to NATS, from the dial to its loss; it never comes back by itself.
+
+nats-py connects, parses and delivers. What it promises beyond that is not relied on: it may
+believe in a link that is dead, wait for ever on one that hangs, or swallow a cancellation
+while it waits. So no call that could wait is made on a link that is not flowing, and the
+link is believed only as far as messages sent to ourselves come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import itertools
+import logging
+import re
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from nats.errors import Error, SlowConsumerError, StaleConnectionError
+
+from aioregistry.errors import TransportError
+from aioregistry.loglimit import LogLimiter
+from aioregistry.transports._nats_delivery import Delivery, Interest, Routes, is_refusal
+from aioregistry.transports._nats_driver import (
+    MANAGED_OPTIONS,
+    abort,
+    dial_failure,
+    finish,
+    pending_limit,
+    would_wait,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Coroutine, Iterable
+    from urllib.parse import ParseResult
+
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+
+__all__ = ["Link"]
+
+_logger = logging.getLogger("aioregistry.transports.nats")
+
+_EASE_AT: Final = 2**20
+_ROOM: Final = 8 * 2**20
+_BREATHS: Final = 3
+_PENDING_MESSAGES: Final = 2**20
+_PENDING_BYTES: Final = 256 * 2**20
+_LOOK: Final = 0.25
+_MISSES: Final = 2
+_AUDIT_INTERVAL: Final = 1.0
+_CLOSE_GRACE: Final = 0.5
+_ABORT_GRACE: Final = 0.25
+_DENIAL: Final = re.compile(
+    r'permissions violation for (publish|subscription).*?"(.+)"', re.IGNORECASE
+)
+_DENIALS: Final = 1000
+
+
+class Link:
+    """A client that serves interests until it is `lost`.
+
+    Every call ends at once, or with the next echo, or when the link is lost. The echo is a
+    message to ourselves through the broker. It tells that the broker took all that was sent
+    before it, and that all that came before it has been handled: the driver wakes the tasks
+    of its subscriptions in the order of arrival, and each hands over all that it has in one
+    go, because nothing in here waits.
+
+    Args:
+        client: the nats-py client: a fresh one to `dial`, or a connected one.
+        owned: whether the client is ours to close.
+        patience: how long an echo may take, in seconds.
+        on_gap: called with a reason when messages were lost although the link stayed.
+
+    Attributes:
+        lost: why the link is of no use any longer, in words; None while it is.
+        permanent: whether another link would be lost for the same reason.
+    """
+
+    def __init__(
+        self, client: Client, *, owned: bool, patience: float, on_gap: Callable[[str], None]
+    ) -> None:
+        self.lost: str | None = None
+        self.permanent = False
+        self._client = client
+        self._owned = owned
+        self._patience = patience
+        self._on_gap = on_gap
+        self._dialling = False
+        self._reconnects = 0
+        self._room = _ROOM
+        self._ease_at = _EASE_AT
+        self._inbox = ""
+        self._inbox_prefix = ""
+        self._inbox_source: Subscription | None = None
+        self._deliveries: dict[Interest, Delivery] = {}
+        self._routes = Routes()
+        self._numbers = itertools.count(1)
+        self._bell = asyncio.Event()
+        self._awaited: str | None = None
+        self._missed = 0
+        self._waiting: list[asyncio.Future[None]] = []
+        self._riding: list[asyncio.Future[None]] = []
+        self._asked: dict[str, Callable[[], None]] = {}
+        self._sent: list[str] = []
+        self._sent_before: list[str] = []
+        self._denied: dict[str, str] = {}
+        self._last_error: Exception | None = None
+        self._log = LogLimiter(_logger)
+        self._audited = 0.0
+        self._dropping = not owned  # a borrowed client tells its owner about drops, not us
+
+    @property
+    def server(self) -> str:
+        """The server that the client is connected to, without credentials."""
+        url = self._client.connected_url
+        return f"{url.scheme}://{url.netloc.rpartition('@')[2]}" if url else "no server"
+
+    @property
+    def discovered(self) -> list[ParseResult]:
+        """The servers of the cluster that nobody configured: the broker told of them."""
+        return self._client.discovered_servers
+
+    async def dial(self, url: str, options: dict[str, Any], limit: float) -> None:
+        """Connect the client to one server.
+
+        Raises:
+            TransportError: it did not work within `limit` seconds; `permanent` when the
+                credentials or the certificate were refused.
+        """
+        self._dialling = True
+        try:
+            async with asyncio.timeout(limit):
+                await self._client.connect(
+                    servers=[url],
+                    error_cb=self._on_error,
+                    disconnected_cb=self._on_closed,
+                    closed_cb=self._on_closed,
+                    **options | MANAGED_OPTIONS,
+                )
+        # A driver that reads files, calls the user's callbacks and imports optional packages
+        # while it connects can raise anything.
+        except Exception as error:
+            raise dial_failure(url, error, limit) from error
+        finally:
+            self._dialling = False
+
+    async def open(self, interests: Iterable[Interest]) -> None:
+        """Subscribe to everything, and see that the link works.
+
+        Raises:
+            TransportError: it does not.
+        """
+        client = self._client
+        self._reconnects = client.stats["reconnects"]
+        self._last_error = client.last_error
+        self._check_client()
+        self._check_lost()
+        if client.options.get("no_echo"):
+            raise TransportError(
+                "the NATS client was connected with no_echo=True; the transport needs to hear"
+                " its own messages: leave that option out",
+                permanent=True,
+            )
+        if not self._owned:
+            self._room = min(_ROOM, pending_limit(client) or _ROOM)
+            self._ease_at = min(_EASE_AT, self._room // 2)
+        self._inbox = client.new_inbox()
+        self._inbox_prefix = self._inbox.rpartition(".")[0] + "."
+        self._inbox_source = await self._listen(f"{self._inbox}.*", self._on_inbox)
+        for interest in interests:
+            await self.attach(interest)
+        if not await self._echo():
+            self._check_lost()
+            raise TransportError(
+                f"{self.server} did not return a message sent to {self._inbox!r} within"
+                f" {self._patience:g} s; if it is up, let this user publish and subscribe to"
+                f" '{self._inbox_prefix}>'"
+            )
+
+    async def attach(self, interest: Interest) -> None:
+        """Serve an interest; without effect on a lost link, and when done twice.
+
+        Raises:
+            TransportError: the link is congested.
+        """
+        if interest in self._deliveries or self.lost is not None:
+            return
+        hidden = self._inbox_prefix if interest.pattern[0] in "*>" else None
+        delivery = Delivery(interest, self._on_refused, hidden)
+        self._deliveries[interest] = delivery
+        self._routes.add(interest)
+        try:
+            delivery.source = await self._listen(interest.pattern, delivery.take)
+        except BaseException:
+            self._drop(interest)
+            raise
+
+    async def detach(self, interest: Interest) -> None:
+        """Serve an interest no longer; never raises."""
+        delivery = self._deliveries.get(interest)
+        # On a link that hangs the driver would wait; then `close` sees to it.
+        if delivery is None or self._stuck():
+            return
+        self._drop(interest)
+        if delivery.source is not None:
+            await _end(delivery.source)
+
+    async def publish(self, subject: str, payload: bytes, reply_to: str = "") -> None:
+        """Hand a message to the driver, which sends it soon.
+
+        Raises:
+            TransportError: the link is down or congested, or the payload is too large.
+        """
+        client = self._client
+        if self.lost is not None or not client.is_connected:
+            raise TransportError(f"not connected to NATS: {self.lost or 'the link is down'}")
+        if len(payload) > client.max_payload:
+            raise TransportError(
+                f"the message for {subject!r} has {len(payload)} bytes, {self.server} takes at"
+                f" most {client.max_payload} (max_payload in its configuration)",
+                subjects=frozenset({subject}),
+            )
+        self._sent.append(subject)
+        if client.pending_data_size + len(payload) > self._ease_at:
+            await self._ease(len(payload))
+        try:
+            await client.publish(subject, payload, reply_to)
+        except (Error, OSError) as error:
+            raise TransportError(f"cannot publish to {subject!r}: {error}") from error
+
+    async def flush(self) -> None:
+        """Wait for an echo that is sent from now on; `watch` sends it.
+
+        Raises:
+            TransportError: it did not come back in time, the link was lost, or the broker
+                refused something that was published or subscribed to before.
+        """
+        self._check_lost()
+        echoed = asyncio.get_running_loop().create_future()
+        self._waiting.append(echoed)
+        self._bell.set()
+        await echoed
+
+    async def unheard(self, subjects: Collection[str]) -> frozenset[str]:
+        """Those of `subjects` that have no subscriber; raises as `publish` and `flush` do."""
+        silent: set[str] = set()
+        asked: list[str] = []
+        try:
+            for subject in subjects:
+                reply_to = self._next_reply()
+                self._asked[reply_to] = functools.partial(silent.add, subject)
+                asked.append(reply_to)
+                await self.publish(subject, b"", reply_to)
+            await self.flush()
+        finally:
+            for reply_to in asked:
+                self._asked.pop(reply_to, None)
+        return frozenset(silent)
+
+    async def watch(self, interval: float) -> str:
+        """Prove the link at least every `interval` seconds until it is lost; return why.
+
+        The messages that `flush` waits for are sent from here, one at a time, so that any
+        number of callers share one.
+        """
+        look = interval if self._owned else _LOOK
+        while self.lost is None:
+            await self._until(lambda: bool(self._waiting), interval, look)
+            self._riding, self._waiting = self._waiting, []
+            answered = await self._echo()
+            if self.lost is None:
+                self._settle(answered)
+                self._judge(answered)
+        return self.lost
+
+    def lose(self, reason: str, *, permanent: bool = False) -> None:
+        """Declare the link lost; the first reason counts."""
+        if self.lost is not None:
+            return
+        self.lost = reason
+        self.permanent = permanent
+        _fail(self._waiting, reason)
+        _fail(self._riding, reason)
+        self._bell.set()
+
+    async def close(self) -> None:
+        """End the subscriptions, and the client if it is ours, within a second; never raises.
+
+        The socket goes even when this is cancelled.
+        """
+        grace = _CLOSE_GRACE if self.lost is None else 0.05
+        self.lose("the link was closed")
+        try:
+            await self._end_subscriptions()
+            if self._owned:
+                await finish(self._client.close(), grace)
+        finally:
+            if self._owned:
+                abort(self._client)
+        if self._owned:
+            # What the driver still does notices that the socket is gone.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    async def _end_subscriptions(self) -> None:
+        sources = [delivery.source for delivery in self._deliveries.values()]
+        ends = [_end(source) for source in (*sources, self._inbox_source) if source]
+        self._deliveries.clear()
+        self._inbox_source = None
+        if self._owned:
+            for end in ends:
+                await end
+        elif ends:
+            # Each forgets its subscription first, and may then wait to tell the server.
+            await finish(asyncio.gather(*ends), _ABORT_GRACE)
+
+    def _drop(self, interest: Interest) -> None:
+        del self._deliveries[interest]
+        self._routes.remove(interest)
+
+    async def _listen(
+        self, pattern: str, take: Callable[[Msg], Coroutine[Any, Any, None]]
+    ) -> Subscription | None:
+        if self._stuck():
+            raise TransportError(f"cannot subscribe to {pattern!r}: the link is congested")
+        client: Any = self._client  # this method of it is partly untyped
+        try:
+            source: Subscription = await client.subscribe(
+                pattern,
+                cb=take,
+                pending_msgs_limit=_PENDING_MESSAGES,
+                pending_bytes_limit=_PENDING_BYTES,
+            )
+        except (Error, OSError) as error:
+            self.lose(f"cannot subscribe to {pattern!r}: {error}")
+            return None
+        return source
+
+    def _stuck(self) -> bool:
+        """Whether the driver has so much to send that a subscribe would wait, maybe for ever."""
+        return would_wait(self._client) or self._client.pending_data_size > self._room
+
+    async def _ease(self, size: int) -> None:
+        """Let the driver write before more is added, or refuse when it cannot."""
+        pending = 0
+        for _ in range(_BREATHS):
+            await asyncio.sleep(0)
+            pending = self._client.pending_data_size
+            if not pending or pending + size <= self._room:
+                return
+        raise TransportError(
+            f"the link to {self.server} is congested: {pending} bytes wait to be sent;"
+            " publish more slowly, or wait until the broker is back"
+        )
+
+    def _next_reply(self) -> str:
+        return f"{self._inbox}.{next(self._numbers)}"
+
+    async def _echo(self) -> bool:
+        """Send a message to ourselves; whether it came back in time."""
+        self._awaited = self._next_reply()
+        self._sent_before, self._sent = self._sent, []
+        # A congested link does not carry it, and that is an answer too.
+        with contextlib.suppress(TransportError):
+            await self.publish(self._awaited, b"")
+        look = min(_LOOK, self._patience / 4)
+        return await self._until(lambda: self._awaited is None, self._patience, look)
+
+    async def _until(self, happened: Callable[[], bool], seconds: float, look: float) -> bool:
+        """Wait until something happened or the link is lost; False after `seconds`.
+
+        The driver is looked at every `look` seconds: a borrowed one does not call us.
+        """
+        # In slices: an event loop that was blocked for long comes back with the deadline and
+        # the message both due; then one slice is gone, not all of them.
+        look = min(look, seconds)
+        slices = round(seconds / look)
+        while slices and not happened() and self.lost is None:
+            self._bell.clear()
+            try:
+                async with asyncio.timeout(look):
+                    await self._bell.wait()
+            except TimeoutError:
+                slices -= 1
+                self._check_client()
+        return happened()
+
+    def _settle(self, answered: bool) -> None:  # noqa: FBT001 - the outcome, passed on
+        callers, self._riding = self._riding, []
+        if not self._owned:
+            self._look_for_denial()
+        if not answered:
+            _fail(callers, f"{self.server} did not answer within {self._patience:g} s")
+        elif self._denied and callers:
+            _fail(callers, "; ".join(self._denied.values()), frozenset(self._denied))
+            self._denied.clear()
+        for caller in callers:
+            if not caller.done():
+                caller.set_result(None)
+
+    def _judge(self, answered: bool) -> None:  # noqa: FBT001 - the outcome, passed on
+        if not answered:
+            self._missed += 1
+            if self._missed >= _MISSES:
+                self.lose(self._dead())
+        elif self._dropping and time.monotonic() - self._audited >= _AUDIT_INTERVAL:
+            self._audit()
+
+    def _audit(self) -> None:
+        """Report what the driver dropped because it waited for handlers too long."""
+        self._audited = time.monotonic()
+        self._dropping = not self._owned
+        for delivery in self._deliveries.values():
+            if dropped := delivery.newly_dropped():
+                self._on_gap(f"{dropped} messages for {delivery.interest!r} were dropped")
+
+    def _dead(self) -> str:
+        silence = f"{self.server} has not answered {_MISSES} times in a row"
+        if self._owned:
+            return silence
+        return f"{silence}; if it is up, the borrowed client is stuck: reconnect it"
+
+    def _check_lost(self) -> None:
+        if self.lost is not None:
+            raise TransportError(f"not connected to NATS: {self.lost}", permanent=self.permanent)
+
+    def _check_client(self) -> None:
+        """Notice what the driver knows about its connection."""
+        client = self._client
+        if client.is_closed:
+            self.lose(self._ending())
+        elif client.is_draining:
+            self.lose("the NATS client is being drained")
+        elif not client.is_connected:
+            self.lose(
+                "the server hung up" if self._owned else "the borrowed NATS client is not connected"
+            )
+        elif client.stats["reconnects"] != self._reconnects:
+            self.lose("the NATS client lost its connection, and reconnected")
+
+    def _ending(self) -> str:
+        error = self._client.last_error
+        cause = f": {error}" if error else ""
+        if self._owned:
+            return f"the connection to NATS was closed{cause}"
+        return (
+            f"the borrowed NATS client is closed for good{cause};"
+            " make a new NatsTransport with a client that is open"
+        )
+
+    async def _on_error(self, error: Exception) -> None:
+        if self._dialling:
+            # Raised out of `Client.connect`, which otherwise tries again and forgets why.
+            raise error
+        if denial := _DENIAL.search(str(error)):
+            self._on_denied(denial[1].lower(), denial[2])
+        elif isinstance(error, (OSError, StaleConnectionError)):
+            self.lose(f"the connection to NATS broke: {error}")
+        elif isinstance(error, SlowConsumerError):  # one call for each dropped message
+            self._dropping = True
+        else:
+            _logger.warning("nats-py reports: %s", error)
+
+    def _look_for_denial(self) -> None:
+        """Find the last refusal that a borrowed client has kept; it reports to its owner."""
+        error = self._client.last_error
+        if error is None or error is self._last_error:
+            return
+        self._last_error = error
+        denial = _DENIAL.search(str(error))
+        if denial and self._spelling(denial[2]):
+            self._on_denied(denial[1].lower(), denial[2])
+
+    def _on_denied(self, what: str, lowered: str) -> None:
+        verb = "publish" if what == "publish" else "subscribe"
+        subject = self._spelling(lowered) or lowered
+        text = f"the NATS user has no permission to {verb} to {subject!r}"
+        if self._inbox and lowered.startswith(self._inbox.lower()):
+            self.lose(f"{text}; it needs both for '{self._inbox_prefix}>'", permanent=True)
+            return
+        if len(self._denied) < _DENIALS:
+            self._denied[subject] = text
+        self._log.warning(text, time.monotonic(), "%s: %s", self.server, text)
+
+    def _spelling(self, lowered: str) -> str | None:
+        """The subject of ours that the driver has put in lower case."""
+        patterns = [interest.pattern for interest in self._deliveries]
+        for subject in (*self._sent_before, *self._sent, *patterns, f"{self._inbox}.*"):
+            if subject.lower() == lowered:
+                return subject
+        return None
+
+    async def _on_closed(self) -> None:
+        self.lose(self._ending())
+
+    async def _on_inbox(self, msg: Msg) -> None:
+        if is_refusal(msg):
+            self._on_refused(msg.subject)
+            return
+        self._missed = 0
+        if msg.subject == self._awaited:
+            self._awaited = None
+            self._bell.set()
+
+    def _on_refused(self, subject: str) -> None:
+        """Pass on that nobody heard: the broker tells only one of those who wait for it."""
+        asked = self._asked.pop(subject, None)
+        if asked is not None:
+            asked()
+            return
+        for interest in self._routes.reached_by(subject):
+            interest.take(subject, b"")
+
+
+async def _end(source: Subscription) -> None:
+    with contextlib.suppress(Error, OSError):
+        await source.unsubscribe()
+
+
+def _fail(
+    callers: Iterable[asyncio.Future[None]], reason: str, subjects: frozenset[str] = frozenset()
+) -> None:
+    for caller in callers:
+        if not caller.done():
+            caller.set_exception(TransportError(reason, subjects=subjects))

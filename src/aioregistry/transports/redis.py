@@ -1,0 +1,275 @@
+"""The transport to Redis, Valkey, and whatever else speaks their protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import ResponseError
+
+from aioregistry.errors import TransportError
+from aioregistry.subjects import matches
+
+from ._redis_driver import address_of, explained, pool_of
+from ._redis_keeper import Keeper
+from ._redis_routes import MARKS, Interest, Routes
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    import redis.asyncio
+
+    from ._redis_link import Reply
+    from .base import Handler, StateHandler, Subscription
+
+__all__ = ["RedisTransport"]
+
+_logger = logging.getLogger(__name__)
+
+_FLUSH_TIMEOUT = 5.0
+# Longer, and a Redis may be set up to cut the connection: `proto-max-bulk-len` is at least this.
+_MAX_PAYLOAD = 2**20
+_MAX_REFUSALS = 10_000
+_SUBJECTS_PER_LOOK = 1000
+
+
+class RedisTransport:
+    """A `Transport` over the pub/sub of one Redis (or Valkey) server.
+
+    Subjects are channels, the same strings. A pattern becomes PSUBSCRIBE with the glob that
+    covers it, and what Redis delivers beyond the pattern (its `*` spans dots) is dropped.
+
+    It opens two connections, one for commands and one for messages, also when it is given a
+    client: of that, it shares the configuration (address, credentials, TLS), and it neither
+    uses nor closes its connections. So it does not matter how the client decodes, retries
+    or times out, and two transports on one client get their own copy of every message.
+
+    Both connections are asked for a sign of life every `probe_interval` seconds. When one is
+    lost, both are rebuilt, for ever, with pauses that grow to two seconds.
+
+    With an ACL, the user needs `+publish +subscribe +unsubscribe +psubscribe +punsubscribe
+    +ping +pubsub|numsub +pubsub|channels`, and its channels must name every glob letter by
+    letter: `&registry.*` lets it subscribe to `registry.ping.orders`, but only
+    `&registry.register.*` to the pattern `registry.register.>`.
+
+    Redis Cluster is not supported: its PUBLISH and PUBSUB NUMSUB count the subscribers of
+    one node only. A client of Sentinel is: each connection asks for the current primary.
+
+    Args:
+        url: where the server is: `redis://`, `rediss://` (TLS) or `unix://`.
+        client: a client to take the configuration from, instead of `url`.
+        probe_interval: the time between two looks at the connections, in seconds.
+        probe_timeout: the silence after which a connection is given up, in seconds.
+        **connection_options: as for `redis.asyncio.Redis.from_url`, with `url` only. Options
+            for decoding, retries, health checks, the protocol version and `socket_timeout`
+            have no effect.
+
+    Raises:
+        ValueError: not exactly one of `url` and `client`, or one that makes no sense.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        client: redis.asyncio.Redis | None = None,
+        probe_interval: float = 1.0,
+        probe_timeout: float = 1.5,
+        **connection_options: Any,
+    ) -> None:
+        _check_seconds("probe_interval", probe_interval)
+        _check_seconds("probe_timeout", probe_timeout)
+        pool = pool_of(url, client, connection_options)
+        self._address = address_of(pool)
+        self._routes = Routes()
+        self._keeper = Keeper(pool, self._address, self._routes, probe_interval, probe_timeout)
+        # Publishes and flushes are numbered alike, so that each refusal finds its flush.
+        self._numbers = itertools.count()
+        self._refusals: deque[tuple[int, str, ResponseError]] = deque(maxlen=_MAX_REFUSALS)
+        self._told = -1
+        self._flushing = 0
+
+    def __repr__(self) -> str:
+        return f"<RedisTransport {self._address}>"
+
+    @property
+    def address(self) -> str:
+        """The URL of the server, without credentials."""
+        return self._address
+
+    async def connect(self, on_state: StateHandler) -> None:
+        """Make one attempt to connect, of at most 3 seconds; see `Transport.connect`.
+
+        A cancellation leaves nothing open; it may be called again then.
+
+        Raises:
+            TransportError: the attempt failed (`permanent`: wrong credentials, missing
+                rights, an untrusted certificate), or the transport is connected or closed.
+        """
+        await self._keeper.start(on_state)
+
+    async def publish(self, subject: str, payload: bytes, reply_to: str | None = None) -> None:
+        """Send one message off, with all others of this moment; see `Transport.publish`.
+
+        Whoever sends thousands at once is made to let the event loop turn in between. A
+        cancellation comes too late to hold the message back.
+
+        Raises:
+            TransportError: the link is down or congested, or the payload has more than
+                1 MiB.
+        """
+        commands = self._keeper.commands
+        if len(payload) > _MAX_PAYLOAD:
+            raise TransportError(
+                f"the message for {subject!r} has {len(payload)} bytes;"
+                f" at most {_MAX_PAYLOAD} are certain to pass every Redis",
+                subjects=frozenset((subject,)),
+            )
+        if commands.congested:
+            raise TransportError(
+                f"the link to {self._address} is congested: the message for {subject!r} was"
+                " not sent; publish less at once, and flush in between"
+            )
+        on_reply = functools.partial(self._published, next(self._numbers), subject, reply_to)
+        commands.send(b"PUBLISH", subject.encode(), payload, on_reply=on_reply)
+        if commands.busy:
+            await asyncio.sleep(0)
+
+    async def subscribe(self, pattern: str, handler: Handler) -> Subscription:
+        """Deliver what matches `pattern` to `handler`; see `Transport.subscribe`.
+
+        On a link that is up, it returns when Redis has confirmed. A cancellation takes the
+        subscription back.
+
+        Raises:
+            TransportError: Redis refused, or the transport is closed.
+        """
+        self._keeper.check_open()
+        interest = Interest(pattern, handler, self._ended)
+        routes = self._routes.add(interest)
+        feed = self._keeper.feed
+        if feed is None:
+            return interest
+        asked = [route.confirmed or route.ask(feed) for route in routes]
+        try:
+            await asyncio.wait(asked)
+            self._keeper.check_open()
+            for route, confirmed in zip(routes, asked, strict=True):
+                self._keeper.check_subscribed(route, confirmed.result())
+        except BaseException:
+            self._forget(interest)
+            raise
+        return interest
+
+    async def unheard(self, subjects: Collection[str]) -> frozenset[str]:
+        """Those of `subjects` that nobody subscribes to; see `Transport.unheard`.
+
+        One command asks for up to a thousand of them, and, if any has no subscriber of its
+        own, one more for the patterns that transports of this kind subscribe to. Other
+        clients that use patterns do not count: somebody who watches all of Redis shall not
+        make everything seem heard.
+
+        Raises:
+            TransportError: the link is down, or the user may not run PUBSUB NUMSUB or
+                PUBSUB CHANNELS.
+        """
+        commands = self._keeper.commands
+        looks = [
+            commands.request(b"PUBSUB", b"NUMSUB", *(subject.encode() for subject in some))
+            for some in _chunks(subjects)
+        ]
+        counts: dict[bytes, int] = {}
+        for look in looks:
+            reply = self._keeper.checked(await look, "PUBSUB NUMSUB")
+            counts.update(zip(reply[::2], reply[1::2], strict=True))
+        silent = [subject for subject in subjects if not counts[subject.encode()]]
+        if not silent:
+            return frozenset()
+        marks = self._keeper.checked(
+            await commands.request(b"PUBSUB", b"CHANNELS", MARKS), "PUBSUB CHANNELS"
+        )
+        patterns = [mark.decode(errors="replace") for mark in marks]
+        return frozenset(
+            subject
+            for subject in silent
+            if not any(matches(pattern, subject) for pattern in patterns)
+        )
+
+    async def flush(self) -> None:
+        """Wait, at most 5 seconds, until both directions are clear; see `Transport.flush`.
+
+        Raises:
+            TransportError: the link is down, Redis did not answer in time, or, with
+                `subjects` set, it has refused messages for these since the last flush.
+        """
+        commands, feed = self._keeper.commands, self._keeper.feed
+        since, until = self._told, next(self._numbers)
+        self._flushing += 1
+        try:
+            async with asyncio.timeout(_FLUSH_TIMEOUT):
+                if not commands.idle:
+                    self._keeper.checked(await commands.ping(), "PING")
+                # Only now: what it took by then is ahead of this echo on the other connection.
+                if feed is not None:
+                    self._keeper.checked(await feed.ping(), "PING")
+            refused = {subject: why for at, subject, why in self._refusals if since < at < until}
+            self._told = max(self._told, until)
+        except TimeoutError:
+            raise TransportError(
+                f"no answer from {self._address} within {_FLUSH_TIMEOUT:g} s"
+            ) from None
+        finally:
+            self._flushing -= 1
+            while not self._flushing and self._refusals and self._refusals[0][0] < self._told:
+                self._refusals.popleft()
+        if refused:
+            raise self._refused(refused)
+
+    async def aclose(self) -> None:
+        """Close both connections; see `Transport.aclose`.
+
+        What was published and not flushed is sent if Redis takes it at once. A cancellation
+        does not stop the closing, only the waiting for it.
+        """
+        self._routes.clear()
+        await self._keeper.aclose()
+
+    def _published(self, number: int, subject: str, reply_to: str | None, reply: Reply) -> None:
+        """What Redis said to a message: how many received it, or why it does not take it."""
+        if reply == 0:
+            if reply_to is not None:
+                self._routes.deliver_here(reply_to, b"")
+        elif isinstance(reply, ResponseError):
+            self._refusals.append((number, subject, reply))
+            _logger.debug("%s refuses a message to %r: %s", self._address, subject, reply)
+
+    def _refused(self, refused: dict[str, ResponseError]) -> TransportError:
+        subject, reason = next(iter(refused.items()))
+        others = f" and {len(refused) - 1} other channels" if len(refused) > 1 else ""
+        error = explained(self._address, reason, f"messages to the channel {subject!r}{others}")
+        return TransportError(str(error), permanent=error.permanent, subjects=frozenset(refused))
+
+    def _forget(self, interest: Interest) -> list[asyncio.Future[Reply]]:
+        interest.end()
+        unused, feed = self._routes.remove(interest), self._keeper.feed
+        return [] if feed is None else [route.drop(feed) for route in unused]
+
+    async def _ended(self, interest: Interest) -> None:
+        confirmed = self._forget(interest)
+        if confirmed:
+            await asyncio.wait(confirmed)
+
+
+def _chunks(subjects: Collection[str]) -> Iterator[tuple[str, ...]]:
+    left = iter(subjects)
+    while some := tuple(itertools.islice(left, _SUBJECTS_PER_LOOK)):
+        yield some
+
+
+def _check_seconds(name: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a positive number of seconds, not {value!r}")

@@ -1,0 +1,696 @@
+"""The Redis transport in trouble: servers that die, freeze, refuse, or cut it off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+import redis
+import redis.asyncio
+
+from aioregistry.errors import TransportError
+from aioregistry.testing.brokers import Broker, redis_server
+from aioregistry.transports.base import LinkState
+from aioregistry.transports.redis import RedisTransport
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+UP, DOWN = LinkState.CONNECTED, LinkState.DISCONNECTED
+
+
+class Inbox(list[str]):
+    """A handler that keeps the subjects that it is given."""
+
+    def __call__(self, subject: str, _payload: bytes) -> None:
+        self.append(subject)
+
+
+class States(list[LinkState]):
+    """A state handler that keeps what it is told, and lets others wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reasons: list[str] = []
+        self._news = asyncio.Event()
+
+    def __call__(self, state: LinkState, reason: str) -> None:
+        self.append(state)
+        self.reasons.append(reason)
+        self._news.set()
+
+    async def become(self, *expected: LinkState) -> None:
+        async with asyncio.timeout(10):
+            while len(self) < len(expected):
+                self._news.clear()
+                await self._news.wait()
+        assert self == list(expected), self.reasons
+
+
+@contextlib.asynccontextmanager
+async def serving(*options: str) -> AsyncGenerator[Broker, None]:
+    """A server of one's own; starting one blocks, so that is done in a thread."""
+    server = redis_server(*options)
+    broker = await asyncio.to_thread(server.__enter__)
+    try:
+        yield broker
+    finally:
+        await asyncio.to_thread(server.__exit__, None, None, None)
+
+
+@pytest.fixture
+async def broker() -> AsyncIterator[Broker]:
+    async with serving() as broker:
+        yield broker
+
+
+@pytest.fixture
+async def admin(broker: Broker) -> AsyncIterator[Any]:
+    async with redis.asyncio.Redis(port=broker.port) as client:
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    url: str, states: States | None = None, **options: Any
+) -> AsyncGenerator[RedisTransport, None]:
+    """A connected transport that is closed in time, and leaves no task."""
+    before = asyncio.all_tasks()
+    transport = RedisTransport(url, **options)
+    try:
+        await transport.connect(States() if states is None else states)
+        yield transport
+    finally:
+        began = time.monotonic()
+        await transport.aclose()
+        assert time.monotonic() - began < 2
+        assert asyncio.all_tasks() <= before
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(5):
+        while True:
+            if await condition():
+                return
+            await asyncio.sleep(0.005)
+
+
+async def hears(transport: RedisTransport, subject: str, inbox: Inbox) -> bool:
+    """Whether a message of its own arrives, once."""
+    before = len(inbox)
+    await transport.publish(subject, b"")
+    await transport.flush()
+    return inbox[before:] == [subject]
+
+
+# ---- no server, or not for us
+
+
+async def test_no_server_and_then_one(broker: Broker) -> None:
+    await asyncio.to_thread(broker.stop)
+    transport = RedisTransport(broker.url)
+    inbox, states = Inbox(), States()
+    await transport.subscribe("patience", inbox)
+    for _ in range(2):
+        with pytest.raises(TransportError, match=f"no link to {broker.url}: ") as caught:
+            await transport.connect(states)
+        assert not caught.value.permanent
+        with pytest.raises(TransportError, match=r"not connected to .*: no link to"):
+            await transport.publish("patience", b"")
+    await asyncio.to_thread(broker.start)
+    await transport.connect(states)
+    assert await hears(transport, "patience", inbox)
+    await transport.aclose()
+    assert states == []
+
+
+async def test_no_such_host() -> None:
+    transport = RedisTransport("redis://no.such.host.invalid")
+    with pytest.raises(TransportError, match=r"no link to redis://no\.such\.host\.invalid:6379: "):
+        await transport.connect(States())
+    await transport.aclose()
+
+
+@contextlib.asynccontextmanager
+async def listening(answer: bytes = b"") -> AsyncGenerator[tuple[int, list[bytes]], None]:
+    """A server that says one thing at most; gives its port, and what it was sent."""
+    received: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        while chunk := await reader.read(65536):
+            received.append(chunk)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], received
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aioregistry.transports._redis_keeper._CONNECT_TIMEOUT", 0.2)
+    async with listening() as (port, received):
+        transport = RedisTransport(f"redis://127.0.0.1:{port}")
+        with pytest.raises(TransportError, match=r"no answer from redis://.* within 0\.2 s"):
+            await transport.connect(States())
+        assert received, "it was asked"
+        await transport.aclose()
+
+
+@pytest.mark.parametrize("leave", ["cancel", "close"])
+async def test_connecting_is_given_up(leave: str) -> None:
+    async with listening() as (port, received):
+        transport = RedisTransport(f"redis://127.0.0.1:{port}")
+        connecting = asyncio.create_task(transport.connect(States()))
+
+        async def asked() -> bool:
+            return bool(received)
+
+        await eventually(asked)
+        if leave == "cancel":
+            connecting.cancel()
+            await asyncio.wait([connecting])
+            assert connecting.cancelled()
+        else:
+            await transport.aclose()
+            with pytest.raises(TransportError, match="was closed meanwhile"):
+                await connecting
+        assert not [task for task in asyncio.all_tasks() if "aioregistry" in task.get_name()]
+        await transport.aclose()
+
+
+async def test_connecting_again_after_a_cancellation(broker: Broker) -> None:
+    transport = RedisTransport(broker.url)
+    connecting = asyncio.create_task(transport.connect(States()))
+    await asyncio.sleep(0)
+    connecting.cancel()
+    await asyncio.wait([connecting])
+    await transport.connect(States())
+    await transport.flush()
+    await transport.aclose()
+
+
+async def test_something_else_than_redis() -> None:
+    async with listening(b"HTTP/1.1 400 Bad Request\r\n\r\n") as (port, _):
+        transport = RedisTransport(f"redis://127.0.0.1:{port}")
+        with pytest.raises(TransportError, match="no link to"):
+            await transport.connect(States())
+        await transport.aclose()
+
+
+@pytest.mark.parametrize(
+    ("user", "text"),
+    [
+        ("", "NOAUTH|Authentication required"),
+        (":wrong-word@", "invalid username-password pair|WRONGPASS"),
+        ("nobody:wrong-word@", "invalid username-password pair|WRONGPASS"),
+    ],
+)
+async def test_wrong_credentials_are_permanent(user: str, text: str) -> None:
+    async with serving("--requirepass", "right-word") as broker:
+        transport = RedisTransport(f"redis://{user}127.0.0.1:{broker.port}")
+        with pytest.raises(TransportError, match=text) as caught:
+            await transport.connect(States())
+        assert caught.value.permanent
+        assert f"redis://127.0.0.1:{broker.port} refuses this user" in str(caught.value)
+        assert "check user name and password" in str(caught.value)
+        assert "wrong-word" not in str(caught.value)
+        await transport.aclose()
+        async with connected(f"redis://:right-word@127.0.0.1:{broker.port}") as transport:
+            await transport.flush()
+
+
+async def test_a_full_server_is_not_permanent(broker: Broker, admin: Any) -> None:
+    await admin.config_set("maxclients", 1)
+    transport = RedisTransport(broker.url)
+    with pytest.raises(TransportError, match="max number of clients") as caught:
+        await transport.connect(States())
+    assert not caught.value.permanent
+    await admin.config_set("maxclients", 100)
+    await transport.connect(States())
+    await transport.aclose()
+
+
+async def test_a_loading_server_is_not_permanent() -> None:
+    async with listening(b"-LOADING Redis is loading the dataset in memory\r\n") as (port, _):
+        transport = RedisTransport(f"redis://127.0.0.1:{port}")
+        with pytest.raises(TransportError, match="loading the dataset") as caught:
+            await transport.connect(States())
+        assert not caught.value.permanent
+        await transport.aclose()
+
+
+# ---- rights
+
+
+RIGHTS = [
+    *("on", ">word", "resetchannels", "resetkeys", "-@all"),
+    *("&registry.register.*", "&registry.ping.*", "&registry.alive.*"),
+    *("+publish", "+subscribe", "+unsubscribe", "+psubscribe", "+punsubscribe", "+ping"),
+    *("+pubsub|numsub", "+pubsub|channels"),
+]
+
+
+async def restrict(admin: Any, *changes: str) -> None:
+    await admin.execute_command("ACL", "SETUSER", "app", *(changes or RIGHTS))
+
+
+def app_url(broker: Broker) -> str:
+    return f"redis://app:word@127.0.0.1:{broker.port}"
+
+
+async def test_a_user_with_the_documented_rights(broker: Broker, admin: Any) -> None:
+    await restrict(admin)
+    async with connected(app_url(broker)) as transport:
+        await transport.flush()
+        everything, one = Inbox(), Inbox()
+        await transport.subscribe("registry.register.>", everything)
+        subscription = await transport.subscribe("registry.ping.orders", one)
+        await transport.publish("registry.register.a.b", b"")
+        await transport.publish("registry.ping.orders", b"")
+        await transport.publish("registry.ping.nobody", b"", "registry.register.nobody")
+        await transport.flush()
+        assert everything == ["registry.register.a.b", "registry.register.nobody"]
+        assert one == ["registry.ping.orders"]
+        assert await transport.unheard(["registry.alive.x"]) == {"registry.alive.x"}
+        await subscription.unsubscribe()
+    assert [entry for entry in await admin.acl_log() if entry["username"] == "app"] == []
+
+
+async def test_a_refused_subscription(broker: Broker, admin: Any) -> None:
+    await restrict(admin)
+    inbox, states = Inbox(), States()
+    async with connected(app_url(broker), states) as transport:
+        for pattern in ("other.x", "registry.register.*.x", "registry.>"):
+            with pytest.raises(TransportError, match=r"refuses the subscription to '.*ACL SETUSER"):
+                await transport.subscribe(pattern, inbox)
+        await transport.subscribe("registry.register.>", inbox)
+        assert await hears(transport, "registry.register.x", inbox)
+    assert states == []
+
+
+async def test_refused_messages_are_told_by_the_flushes_that_cover_them(
+    broker: Broker, admin: Any
+) -> None:
+    await restrict(admin)
+    inbox, states = Inbox(), States()
+    async with connected(app_url(broker), states) as transport:
+        await transport.subscribe("registry.ping.>", inbox)
+        for subject in ("registry.ping.a", "other.x", "registry.ping.b", "other.y"):
+            await transport.publish(subject, b"")
+        flushes = [asyncio.create_task(transport.flush()) for _ in range(3)]
+        await asyncio.sleep(0)
+        flushes[0].cancel()
+        await transport.publish("registry.ping.c", b"")
+        results = await asyncio.gather(*flushes, return_exceptions=True)
+        assert isinstance(results[0], asyncio.CancelledError)
+        for error in results[1:]:
+            assert isinstance(error, TransportError)
+            assert error.subjects == {"other.x", "other.y"}
+            assert "the channel 'other.x' and 1 other channels" in str(error)
+        await transport.flush()
+        assert inbox == ["registry.ping.a", "registry.ping.b", "registry.ping.c"]
+    assert states == []
+
+
+async def test_a_refused_look(broker: Broker, admin: Any) -> None:
+    await restrict(admin)
+    await restrict(admin, "-pubsub|channels")
+    async with connected(app_url(broker)) as transport:
+        with pytest.raises(TransportError, match=r"refuses PUBSUB CHANNELS: .*ACL SETUSER"):
+            await transport.unheard(["registry.alive.x"])
+        await restrict(admin, "-pubsub|numsub")
+        with pytest.raises(TransportError, match=r"refuses PUBSUB NUMSUB: .*ACL SETUSER"):
+            await transport.unheard(["registry.alive.x"])
+        await transport.flush()
+
+
+async def test_a_user_without_ping(broker: Broker, admin: Any) -> None:
+    await restrict(admin)
+    await restrict(admin, "-ping")
+    transport = RedisTransport(app_url(broker))
+    with pytest.raises(TransportError, match=r"'ping'.*ACL SETUSER") as caught:
+        await transport.connect(States())
+    assert caught.value.permanent
+    await transport.aclose()
+
+
+async def test_rights_that_go_and_come(broker: Broker, admin: Any) -> None:
+    await restrict(admin)
+    inbox, states = Inbox(), States()
+    async with connected(app_url(broker), states) as transport:
+        await transport.subscribe("registry.register.>", inbox)
+        await restrict(admin, "resetchannels")  # the server cuts those who lost a right
+        await states.become(DOWN)
+
+        async def refused() -> bool:
+            try:
+                await transport.flush()
+            except TransportError as error:
+                return "refuses the subscription" in str(error)
+            return False
+
+        await eventually(refused)
+        assert states == [DOWN]
+        await restrict(admin, *RIGHTS)
+        await states.become(DOWN, UP)
+        assert await hears(transport, "registry.register.x", inbox)
+
+
+# ---- TLS
+
+# For 127.0.0.1 and localhost, until 2120; it protects nothing but these tests.
+CERTIFICATE = """\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg4dUP2IqyvBn7uT8E
+Ax5YWe1JuqTBGYl2B5RmtljnUTOhRANCAASfKjSvTX5V+sQVIeXLJnlU7UceRBWf
+GJDoJwMvmHoollfSFOurk+lYcXPuM715nHU8oktf9R92lHIXLcvh4/jG
+-----END PRIVATE KEY-----
+-----BEGIN CERTIFICATE-----
+MIIBZTCCAQqgAwIBAgIBATAKBggqhkjOPQQDAjAUMRIwEAYDVQQDDAlsb2NhbGhv
+c3QwIBcNMjAwMTAxMDAwMDAwWhgPMjEyMDAxMDEwMDAwMDBaMBQxEjAQBgNVBAMM
+CWxvY2FsaG9zdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABJ8qNK9NflX6xBUh
+5csmeVTtRx5EFZ8YkOgnAy+YeiiWV9IU66uT6Vhxc+4zvXmcdTyiS1/1H3aUchct
+y+Hj+MajSzBJMAwGA1UdEwQFMAMBAf8wGgYDVR0RBBMwEYIJbG9jYWxob3N0hwR/
+AAABMB0GA1UdDgQWBBTEvO0S9tRdvnLgWWY2NNpQLBa0pTAKBggqhkjOPQQDAgNJ
+ADBGAiEArIQNZLt5so68/bqsvHmZCX2BAgJY77cnBeQVT+EbrUYCIQDwk8siUtkL
+wq1IPI9pP5/ElZuWUy22e8dTLovzI/WUXw==
+-----END CERTIFICATE-----
+"""
+
+
+@contextlib.asynccontextmanager
+async def tls_in_front_of(broker: Broker, certificate: Path) -> AsyncGenerator[int, None]:
+    """A TLS server that passes everything on to the broker; gives its port."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := await reader.read(65536):
+                writer.write(chunk)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind, ahead = await asyncio.open_connection("127.0.0.1", broker.port)
+        await asyncio.gather(pump(reader, ahead), pump(behind, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def test_tls(broker: Broker, tmp_path: Path) -> None:
+    certificate = tmp_path / "certificate.pem"
+    certificate.write_text(CERTIFICATE)
+    async with tls_in_front_of(broker, certificate) as port:
+        url = f"rediss://localhost:{port}"
+        transport = RedisTransport(url)
+        with pytest.raises(TransportError, match=r"is not trusted: .*ssl_ca_certs") as caught:
+            await transport.connect(States())
+        assert caught.value.permanent
+        await transport.aclose()
+
+        inbox = Inbox()
+        async with connected(url, ssl_ca_certs=str(certificate)) as transport:
+            assert transport.address == url
+            await transport.subscribe("tls.*", inbox)
+            assert await hears(transport, "tls.x", inbox)
+
+
+# ---- links that are lost
+
+
+async def test_killed_and_restarted(broker: Broker) -> None:
+    states, exact, pattern, dropped, late = States(), Inbox(), Inbox(), Inbox(), Inbox()
+    async with connected(broker.url, states) as transport:
+        await transport.subscribe("lost.exact", exact)
+        await transport.subscribe("lost.>", pattern)
+        ended = await transport.subscribe("lost.exact", dropped)
+        broker.kill()
+        await states.become(DOWN)
+        for call in (transport.publish("lost.exact", b""), transport.flush()):
+            with pytest.raises(TransportError, match="not connected to"):
+                await call
+        with pytest.raises(TransportError, match="not connected to"):
+            await transport.unheard(["lost.exact"])
+        await ended.unsubscribe()
+        await transport.subscribe("lost.late", late)
+
+        await asyncio.to_thread(broker.start)
+        await states.become(DOWN, UP)
+        assert await hears(transport, "lost.exact", exact)
+        assert await hears(transport, "lost.late", late)
+        assert pattern == ["lost.exact", "lost.late"], "nothing was kept from before"
+        assert dropped == []
+        assert await transport.unheard(["lost.exact", "nobody"]) == {"nobody"}
+
+
+async def test_every_restart_is_reported(broker: Broker) -> None:
+    states, inbox = States(), Inbox()
+    async with connected(broker.url, states) as transport:
+        await transport.subscribe("again", inbox)
+        for times in range(1, 4):
+            await asyncio.to_thread(broker.stop)
+            await asyncio.to_thread(broker.start)
+            await states.become(*[DOWN, UP] * times)
+            assert await hears(transport, "again", inbox)
+
+
+@pytest.mark.parametrize("kind", ["pubsub", "normal"])
+async def test_one_connection_cut_means_both_are_rebuilt(
+    broker: Broker, admin: Any, kind: str
+) -> None:
+    states, inbox = States(), Inbox()
+    async with connected(broker.url, states) as transport:
+        await transport.subscribe("cut.*", inbox)
+        await admin.client_kill_filter(_type=kind, skipme=True)
+        await states.become(DOWN, UP)
+        assert await hears(transport, "cut.x", inbox)
+        assert len(await admin.client_list()) == 3
+
+
+async def test_what_is_under_way_ends_with_the_link(broker: Broker) -> None:
+    async with connected(broker.url) as transport:
+        kept = Inbox()
+        broker.freeze()
+        subscribing = asyncio.ensure_future(transport.subscribe("kept", kept))
+        calls: list[Awaitable[object]] = [
+            asyncio.create_task(transport.unheard(["x"])),
+            asyncio.create_task(transport.flush()),
+        ]
+        await asyncio.sleep(0)
+        broker.kill()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(result) for result in results] == [TransportError] * 2
+        await subscribing
+        await asyncio.to_thread(broker.start)
+
+        async def back() -> bool:
+            with contextlib.suppress(TransportError):
+                return await hears(transport, "kept", kept)
+            return False
+
+        await eventually(back)
+
+
+async def test_frozen_for_longer_than_the_probe(broker: Broker) -> None:
+    states, inbox = States(), Inbox()
+    options = {"probe_interval": 0.1, "probe_timeout": 0.3}
+    async with connected(broker.url, states, **options) as transport:
+        await transport.subscribe("frozen.*", inbox)
+        broker.freeze()
+        began = time.monotonic()
+        flush = asyncio.create_task(transport.flush())
+        await states.become(DOWN)
+        assert time.monotonic() - began < 1.5
+        assert "no answer from" in states.reasons[0]
+        with pytest.raises(TransportError):
+            await flush
+        broker.thaw()
+        await states.become(DOWN, UP)
+        assert await hears(transport, "frozen.x", inbox)
+
+
+async def test_frozen_for_less_than_the_probe(broker: Broker) -> None:
+    states, inbox = States(), Inbox()
+    async with connected(broker.url, states, probe_interval=0.05, probe_timeout=2) as transport:
+        await transport.subscribe("short", inbox)
+        broker.freeze()
+        await transport.publish("short", b"")
+        flush = asyncio.create_task(transport.flush())
+        await asyncio.sleep(0.5)
+        assert not flush.done()
+        broker.thaw()
+        await flush
+        assert inbox == ["short"]
+    assert states == []
+
+
+async def test_a_blocked_event_loop_is_no_silence(broker: Broker) -> None:
+    states, inbox = States(), Inbox()
+    async with connected(broker.url, states, probe_interval=0.05, probe_timeout=0.2) as transport:
+        await transport.subscribe("blocked", inbox)
+        for _ in range(5):
+            await asyncio.sleep(0.06)  # so that some of the blocks fall into a probe
+            time.sleep(0.5)  # noqa: ASYNC251 - the very thing
+        assert await hears(transport, "blocked", inbox)
+    assert states == []
+
+
+async def test_a_slow_consumer_that_was_cut_off(broker: Broker, admin: Any) -> None:
+    await admin.config_set("client-output-buffer-limit", "pubsub 256kb 0 0")
+    states, inbox = States(), Inbox()
+    async with connected(broker.url, states) as transport:
+        await transport.subscribe("slow", inbox)
+        # Synchronously: meanwhile nobody reads, as in a process that is busy.
+        with cast("Any", redis).Redis(port=broker.port) as flood:
+            while flood.publish("slow", b"x" * 500_000):
+                pass
+        await states.become(DOWN, UP)
+        inbox.clear()
+        assert await hears(transport, "slow", inbox)
+
+
+async def test_a_state_handler_that_raises(
+    broker: Broker, admin: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = asyncio.Queue[LinkState]()
+
+    def raising(state: LinkState, _reason: str) -> None:
+        calls.put_nowait(state)
+        raise ValueError("mine")
+
+    transport = RedisTransport(broker.url)
+    await transport.connect(raising)
+    await admin.client_kill_filter(_type="pubsub", skipme=True)
+    await transport.subscribe("raising", Inbox())
+    async with asyncio.timeout(5):
+        assert [await calls.get(), await calls.get()] == [DOWN, UP]
+    await transport.flush()
+    await transport.aclose()
+    assert "the state handler of redis://" in caplog.text
+
+
+class FakeRedis:
+    """A server that answers pings, and sends whatever a test wants it to."""
+
+    def __init__(self) -> None:
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                count = int((await reader.readline())[1:])
+                words = [await self._word(reader) for _ in range(count)]
+                if words[0] == b"PING":
+                    writer.write(b"$%d\r\n%b\r\n" % (len(words[1]), words[1]))
+                elif words[0] == b"SUBSCRIBE":
+                    writer.write(self.confirmation(words[1]))
+        writer.close()
+
+    @staticmethod
+    async def _word(reader: asyncio.StreamReader) -> bytes:
+        size = int((await reader.readline())[1:])
+        return (await reader.readexactly(size + 2))[:-2]
+
+    @staticmethod
+    def confirmation(channel: bytes) -> bytes:
+        return b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(channel), channel)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_confirmation_that_nobody_asked_for_means_resync(*, at_once: bool) -> None:
+    fake = FakeRedis()
+    server = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
+    states = States()
+    url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with connected(url, states) as transport:
+        await transport.subscribe("channel", Inbox())
+        feed = fake.writers[1]
+        feed.write(fake.confirmation(b"channel"))
+        if at_once:  # it then stands where the answer to something else should
+            with pytest.raises(TransportError, match="a reply to something else"):
+                await transport.flush()
+        await states.become(DOWN, UP)
+        assert "Redis sent a reply" in states.reasons[0]
+    server.close()
+    await server.wait_closed()
+
+
+# ---- congestion and closing
+
+
+async def test_congested(broker: Broker) -> None:
+    states = States()
+    async with connected(broker.url, states) as transport:
+        broker.freeze()
+        for _ in range(60):
+            await transport.publish("full", b"x" * 2**20)
+
+        async def publish_on() -> None:
+            for _ in range(100):
+                await transport.publish("full", b"x" * 2**20)
+
+        with pytest.raises(TransportError, match="is congested: the message for 'full' was not"):
+            await publish_on()
+        broker.thaw()
+        await transport.flush()
+        await transport.publish("full", b"")
+    assert states == []
+
+
+async def test_closing_while_frozen_with_full_buffers(broker: Broker) -> None:
+    async with connected(broker.url) as transport:
+        broker.freeze()
+        for _ in range(40):
+            await transport.publish("full", b"x" * 2**20)
+        calls: list[Awaitable[object]] = [
+            asyncio.create_task(transport.flush()),
+            asyncio.create_task(transport.unheard(["x"])),
+            asyncio.ensure_future(transport.subscribe("x", Inbox())),
+        ]
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        await asyncio.create_task(transport.aclose())
+        assert time.monotonic() - began < 2
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(result) for result in results] == [TransportError] * 3
+        assert all("is closed" in str(result) for result in results)
+    broker.thaw()
+    async with cast("Any", redis.asyncio.Redis(port=broker.port)) as admin:
+
+        async def both_gone() -> bool:
+            return len(await admin.client_list()) == 1
+
+        await eventually(both_gone)
+
+
+async def test_closing_while_rebuilding(broker: Broker) -> None:
+    states = States()
+    async with connected(broker.url, states):
+        broker.kill()
+        await states.become(DOWN)
+    assert states == [DOWN]
+
+
+async def test_closing_while_the_new_link_hangs(broker: Broker) -> None:
+    states = States()
+    async with connected(broker.url, states, probe_interval=0.05, probe_timeout=0.1):
+        broker.freeze()
+        await states.become(DOWN)
+        await asyncio.sleep(0.2)  # by now it waits for the frozen server's first answer
+    broker.thaw()
+    assert states == [DOWN]
