@@ -29,7 +29,7 @@ import statistics
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final
 
@@ -48,6 +48,7 @@ TTL: Final = 3.0
 CALLERS: Final = 4
 PAUSE: Final = 0.015
 PATIENCE: Final = 10.0
+INSTANCES: Final = ("orders-1", "orders-2", "orders-3", "orders-4", "billing-1")
 EXAMPLES: Final = Path(__file__).resolve().parent
 
 COLOURS: Final = {
@@ -96,7 +97,8 @@ class Screen:
 class Child:
     """A process of the demo. It ends when its standard input does, and so also with us."""
 
-    def __init__(self, script: str, *arguments: str) -> None:
+    def __init__(self, name: str, script: str, *arguments: str) -> None:
+        self._name = name
         # A process group of its own: Ctrl-C is for the demo, which then ends the others in order.
         self._process = subprocess.Popen(  # noqa: S603 - the command is our own
             [sys.executable, str(EXAMPLES / script), *arguments],
@@ -109,27 +111,36 @@ class Child:
 
     async def expect(self, word: str) -> list[str]:
         """The words that the process writes after `word`."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                lines = await self._output()
+                first, *others = (await lines.readline()).decode().split() or [""]
+                if first == word:
+                    return others
+                rest = (await lines.read()).decode().splitlines()
+        except TimeoutError:
+            raise DemoError(f"{self._name} did not say {word!r} in {PATIENCE:g} s") from None
+        complaint = rest[-1] if rest else " ".join([first, *others])
+        raise DemoError(complaint or f"{self._name} ended unexpectedly")
+
+    async def _output(self) -> asyncio.StreamReader:
         if self._lines is None:
             lines = self._lines = asyncio.StreamReader()
             await asyncio.get_running_loop().connect_read_pipe(
                 lambda: asyncio.StreamReaderProtocol(lines), self._process.stdout
             )
-        async with asyncio.timeout(PATIENCE):
-            first, *others = (await self._lines.readline()).decode().split(maxsplit=1) or [""]
-            if first == word:
-                return "".join(others).split()
-            rest = (await self._lines.read()).decode()
-        text = " ".join([first, *others, *rest.splitlines()[-1:]]).strip()
-        raise DemoError(text or f"{self._process.args!r} ended with {self._process.poll()}")
+        return self._lines
 
     async def moment(self, what: str) -> int:
         """When the process did `what`, on the clock that it shares with us."""
         return int((await self.expect(what))[0])
 
     def tell(self, command: str) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.write(f"{command}\n".encode())
-            self._process.stdin.flush()
+        """Pass a command on; `expect` notices when there is nobody to take it."""
+        with contextlib.suppress(OSError):
+            if self._process.stdin is not None:
+                self._process.stdin.write(f"{command}\n".encode())
+                self._process.stdin.flush()
 
     def signal(self, signum: int) -> None:
         self._process.send_signal(signum)
@@ -142,9 +153,8 @@ class Child:
     async def end(self) -> None:
         """Let the process leave in good order; after a while, or if it crashed, by force."""
         self.hang_up()
-        deadline = time.monotonic() + PATIENCE / 2
-        while self._process.poll() is None and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(self._process.wait, PATIENCE / 2)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -221,8 +231,9 @@ class Traffic:
         while True:
             before = self.calls.copy()
             await asyncio.sleep(1)
-            share = "  ".join(f"{who} {self.calls[who] - before[who]:3}" for who in self.calls)
-            self._screen.line("calls", f"{share}   errors {self.errors}", "dim")
+            answered = self.calls - before
+            shares = "  ".join(f"{who} {answered[who] or '-':>3}" for who in INSTANCES)
+            self._screen.line("calls", f"{shares}  errors {self.errors}", "dim")
 
 
 def other_than(addresses: list[str]) -> Predicate:
@@ -256,14 +267,21 @@ class Demo:
             "aioregistry: services in processes of their own find each other over nats-server",
             "title",
         )
-        try:
-            broker = self._start("broker", "demo_broker.py")
-            (url,) = await broker.expect("ready")
-            self._screen.line("broker", f"nats-server at {url}, started for this demo", "dim")
-            async with Registry(url, ttl=TTL, where=passing) as registry:
-                return await self._play(broker, registry, url)
-        finally:
-            await self._end_children()
+        broker = self._start("broker", "demo_broker.py")
+        (url,) = await broker.expect("ready")
+        self._screen.line("broker", f"nats-server at {url}, started for this demo", "dim")
+        async with Registry(url, ttl=TTL, where=passing) as registry:
+            return await self._play(broker, registry, url)
+
+    async def end(self) -> None:
+        """End every process: the providers first, while there is a broker to say goodbye to."""
+        broker = self._children.pop("broker", None)
+        for child in self._children.values():
+            child.hang_up()
+        for child in self._children.values():
+            await child.end()
+        if broker is not None:
+            await broker.end()
 
     async def _play(self, broker: Child, registry: Registry, url: str) -> bool:
         watcher, traffic = Watcher(registry, self._screen), Traffic(registry, self._screen)
@@ -288,9 +306,10 @@ class Demo:
             "three providers of 'orders' and one of 'billing' start",
             f"each announces itself, and again every {TTL / 3:g} s (ttl {TTL:g} s)",
         )
-        for instance in ("orders-1", "orders-2", "orders-3", "billing-1"):
+        first = ("orders-1", "orders-2", "orders-3", "billing-1")
+        for instance in first:
             self._provide(instance, url)
-        for instance in tuple(self._children)[1:]:
+        for instance in first:
             await self._registered(watcher, instance)
 
     async def _lookups(self, registry: Registry, url: str) -> None:
@@ -388,13 +407,13 @@ class Demo:
         self._measure("calls", f"{total:,}", f"{traffic.errors} errors, {traffic.moved} moved")
         for what, value, how in self._measured:
             self._screen.plain(f"  {what:<27}{value:>10}   {how}")
-        shares = (f"{who} {n / total:.0%}" for who, n in sorted(traffic.calls.items()))
-        self._screen.plain(f"  {'answered by':<27}{'':>10}   {'  '.join(shares)}")
+        shares = (f"{who} {traffic.calls[who] / total:.0%}" for who in INSTANCES)
+        self._screen.plain(f"  {'answered by':<13}{', '.join(shares)}")
 
     # ------------------------------------------------------------------------------------
 
     def _start(self, name: str, script: str, *arguments: str) -> Child:
-        child = self._children[name] = Child(script, *arguments)
+        child = self._children[name] = Child(name, script, *arguments)
         return child
 
     def _provide(self, instance: str, url: str) -> None:
@@ -412,16 +431,6 @@ class Demo:
 
     def _measure(self, what: str, value: str, how: str) -> None:
         self._measured.append((what, value, how))
-
-    async def _end_children(self) -> None:
-        """The providers first, while there is a broker to say goodbye to."""
-        broker = self._children.pop("broker", None)
-        for child in self._children.values():
-            child.hang_up()
-        for child in self._children.values():
-            await child.end()
-        if broker is not None:
-            await broker.end()
 
 
 async def cold_lookup(url: str) -> float:
@@ -445,7 +454,7 @@ def milliseconds(start: int, end: int) -> float:
 
 
 @contextlib.contextmanager
-def interruptible(interrupt: Callable[[], object]) -> Iterator[list[int]]:
+def interruptible(interrupt: Callable[[], object]) -> Generator[list[int]]:
     """Call `interrupt` once, at the first signal that asks us to stop; yields that signal."""
     received: list[int] = []
     loop = asyncio.get_running_loop()
@@ -468,33 +477,29 @@ def interruptible(interrupt: Callable[[], object]) -> Iterator[list[int]]:
 
 async def play() -> int:
     """Run the demo; returns the exit status."""
-    demo = asyncio.create_task(Demo(Screen()).run())
-    with interruptible(demo.cancel) as received:
+    demo = Demo(Screen())
+    running = asyncio.create_task(demo.run())
+    with interruptible(running.cancel) as received:
         try:
-            return 0 if await demo else 1
+            status = 0 if await running else 1
         except asyncio.CancelledError:
-            print("\ninterrupted; every process of the demo has ended", flush=True)
-            return 128 + received[0] if received else 1
-
-
-def cause_of(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+            status = 128 + received[0]
+        finally:
+            await demo.end()
+    if status > 1:
+        print("\ninterrupted; every process of the demo has ended", flush=True)
+    return status
 
 
 def main() -> None:
     logging.getLogger("aioregistry").setLevel(logging.CRITICAL)  # the screen says it better
+    status = 1
     try:
         status = asyncio.run(play())
-    except (DemoError, RegistryError, OSError, ExceptionGroup) as error:
-        cause, status = cause_of(error), 1
-        if isinstance(cause, BrokenPipeError):  # as in: python examples/demo.py | head
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        elif isinstance(cause, DemoError | RegistryError):
-            print(f"demo: {cause}", file=sys.stderr)
-        else:
-            raise
+    except* (DemoError, RegistryError) as group:
+        print(f"demo: {group.exceptions[0]}", file=sys.stderr)
+    except* BrokenPipeError:  # as in: python examples/demo.py | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
 
 

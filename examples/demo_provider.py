@@ -26,9 +26,7 @@ def report(what: str, *details: object) -> None:
     print(what, time.monotonic_ns(), *details, flush=True)
 
 
-async def answer(
-    instance: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
+async def answer(instance: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         question = await reader.readline()
         writer.write(f"{instance} answers ".encode() + question)

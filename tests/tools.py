@@ -31,4 +31,4 @@ async def no_new_tasks() -> AsyncGenerator[None]:
 
     for _ in range(10):
         await asyncio.sleep(0)
-    assert not left()
+    assert not left(), sorted(str(task.get_coro()) for task in left())

@@ -175,7 +175,8 @@ def _check_url(service: Service) -> None:
         return
     try:
         parts = urlsplit(service.url)
-        sound = bool(parts.scheme and (parts.netloc or parts.path)) and parts.port != 0
+        located = parts.netloc or parts.path.startswith("/")  # else 'localhost:80' has a scheme
+        sound = bool(parts.scheme and located) and parts.port != 0
     except ValueError:
         sound = False
     if not sound or any(character.isspace() for character in service.url):
@@ -216,4 +217,5 @@ def _check_metadata(service: Service) -> None:
 
 def _shown(text: str) -> str:
     """The text for a message: quoted, escaped, and not longer than a line."""
-    return ascii(text) if len(text) <= 80 else f"{text[:77]!a}..."
+    shown = ascii(text)
+    return shown if len(shown) <= 100 else f"{shown[:96]}...'"

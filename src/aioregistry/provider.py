@@ -9,19 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from aioregistry import wire
 from aioregistry.alarm import Alarm
 from aioregistry.announcer import Announced, Announcer
+from aioregistry.deliveries import Deliveries, Delivery
+from aioregistry.ears import Ears
 from aioregistry.errors import InvalidService, NotRegistered, TransportError
 from aioregistry.limits import EVERYBODY, MAX_PAYLOAD_BYTES
 from aioregistry.link import Link
 from aioregistry.service import Service
 from aioregistry.settings import Settings
-from aioregistry.transports.base import Subscription
 
 __all__ = ["Provider"]
 
@@ -33,32 +33,28 @@ _SPREAD: Final = 0.1
 """After a reconnect the announcements go out within so many seconds: every other process
 has just reconnected too."""
 
+_REPEATS: Final = 2
+_REPEAT_AFTER: Final = 1.5
+"""A withdrawal from around an outage is said three times, so many seconds apart: until then
+everybody has reconnected."""
+
 _RETRY: Final = 0.1
 _CHUNK: Final = 500
 
 
-class _Delivery:
-    """Somebody waits until the broker has taken a message.
+class _Withdrawal:
+    """A withdrawal that is due, and how often it will be said again.
 
-    Attributes:
-        patient: whether to go on waiting while there is no broker.
+    One from around an outage is repeated: those who reconnect later would miss it.
     """
 
-    __slots__ = ("announced", "done", "patient", "subject")
+    __slots__ = ("announced", "due", "repeats", "said")
 
-    def __init__(self, announced: Announced, *, patient: bool) -> None:
+    def __init__(self, announced: Announced, due: float, repeats: int) -> None:
         self.announced = announced
-        self.patient = patient
-        self.subject = ""
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def succeed(self) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
-
-    def fail(self, error: TransportError) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
+        self.due = due
+        self.repeats = repeats
+        self.said = False
 
 
 class Provider:
@@ -95,11 +91,10 @@ class Provider:
         self._announcer = Announcer(settings.interval, rng)
         self._alarm = Alarm()
         self._confirm = asyncio.Event()
-        self._withdrawals: deque[Announced] = deque()
-        self._awaiting: dict[Announced, list[_Delivery]] = {}
-        self._unconfirmed: list[_Delivery] = []
-        self._hears_alive = False
-        self._ears: dict[str, Subscription | None] = {}
+        self._withdrawals: dict[_Withdrawal, None] = {}
+        self._unconfirmed: list[_Withdrawal] = []
+        self._deliveries = Deliveries()
+        self._ears = Ears(link, self._subjects, node, self._on_ping)
 
     # ---- what callers ask for ----------------------------------------------------------
 
@@ -164,7 +159,7 @@ class Provider:
         self._alarm.wake()
         if not wait or not (patient or self._link.connected):
             return
-        delivery = self._expect(announced, patient=patient)
+        delivery = self._deliveries.expect(announced, patient=patient)
         try:
             await delivery.done
         except BaseException:
@@ -178,11 +173,11 @@ class Provider:
         Without a broker the withdrawals go out as soon as there is one again. Cancelling the
         call cancels the waiting, not the withdrawals.
         """
-        deliveries: list[_Delivery] = []
+        deliveries: list[Delivery] = []
         for key in keys:
             announced = self._withdraw(key)
             if announced is not None and self._link.connected:
-                deliveries.append(self._expect(announced, patient=False))
+                deliveries.append(self._deliveries.expect(announced, patient=False))
         for delivery in deliveries:
             await delivery.done
 
@@ -194,41 +189,33 @@ class Provider:
         for service in self.services:
             self._withdraw(service.key)
         if self._withdrawals and self._link.connected:
+            for withdrawal in self._withdrawals:
+                withdrawal.due = self._clock()
             await self._send_withdrawals()
             await self._link.transport.flush()
-        self._give_up(self._link.error())
+        self._deliveries.give_up(self._link.error())
 
     # ---- what the link reports ---------------------------------------------------------
 
     def resume(self) -> None:
         """The link is up: announce everything afresh."""
         self._announcer.announce_all(self._clock(), _SPREAD)
-        for announced in self._awaiting:  # somebody waits for these
+        for announced in self._deliveries.unsent:
             self._announcer.postpone(announced, self._clock())
         self._alarm.wake()
 
     def suspend(self) -> None:
         """The link is down: whoever need not wait for the broker goes on."""
+        self._deliveries.suspend()
         unconfirmed, self._unconfirmed = self._unconfirmed, []
-        for delivery in unconfirmed:
-            self._awaiting.setdefault(delivery.announced, []).append(delivery)
-        for announced, deliveries in list(self._awaiting.items()):
-            for delivery in deliveries:
-                if not delivery.patient:
-                    delivery.succeed()
-            patient = [delivery for delivery in deliveries if delivery.patient]
-            if patient:
-                self._awaiting[announced] = patient
-            else:
-                del self._awaiting[announced]
+        self._say_again([*self._withdrawals, *unconfirmed])
 
     # ---- the two tasks -----------------------------------------------------------------
 
     async def send_forever(self) -> None:
         """Send what is due, when it is due, for as long as there is a broker."""
         while True:
-            due = self._clock() if self._withdrawals else self._announcer.next_deadline()
-            await self._alarm.sleep_until(due)
+            await self._alarm.sleep_until(self._next_due())
             await self._link.wait_connected()
             try:
                 await self._send_due()
@@ -242,28 +229,37 @@ class Provider:
             await self._confirm.wait()
             self._confirm.clear()
             await self._link.wait_connected()
-            batch, self._unconfirmed = self._unconfirmed, []
+            batch, withdrawals = self._deliveries.take_sent(), self._unconfirmed
+            self._unconfirmed = []
             try:
                 await self._link.transport.flush()
             except TransportError as error:
-                self._sort_out(batch, error)
+                self._sort_out(batch, withdrawals, error)
             else:
                 for delivery in batch:
                     delivery.succeed()
 
     # ------------------------------------------------------------------------------------
 
-    def _expect(self, announced: Announced, *, patient: bool) -> _Delivery:
-        delivery = _Delivery(announced, patient=patient)
-        self._awaiting.setdefault(announced, []).append(delivery)
-        return delivery
-
     def _withdraw(self, key: _Key) -> Announced | None:
         announced = self._announcer.withdraw(key)
         if announced is not None:
-            self._withdrawals.append(announced)
+            repeats = 0 if self._link.connected else _REPEATS
+            self._withdrawals[_Withdrawal(announced, self._clock(), repeats)] = None
             self._alarm.wake()
         return announced
+
+    def _say_again(self, withdrawals: Iterable[_Withdrawal]) -> None:
+        """These withdrawals may not have reached everybody, or anybody."""
+        for withdrawal in withdrawals:
+            withdrawal.due, withdrawal.repeats = self._clock(), _REPEATS
+            self._withdrawals[withdrawal] = None
+        self._alarm.wake()
+
+    def _next_due(self) -> float | None:
+        dues = [withdrawal.due for withdrawal in self._withdrawals]
+        heartbeat = self._announcer.next_deadline()
+        return min(dues if heartbeat is None else [*dues, heartbeat], default=None)
 
     def _take_back(self, announced: Announced, old: Service | None) -> None:
         """Undo an announcement that its caller does not know to have succeeded."""
@@ -277,7 +273,7 @@ class Provider:
 
     async def _send_due(self) -> None:
         await self._send_withdrawals()
-        await self._tend_ears()
+        await self._ears.listen_for(self._announcer.names())
         batch = self._announcer.due(self._clock())
         for sent, announced in enumerate(batch):
             if self._announcer.get(announced.service.key) is not announced:
@@ -292,14 +288,28 @@ class Provider:
                 await asyncio.sleep(0)  # thousands of them must not hold up the event loop
 
     async def _send_withdrawals(self) -> None:
-        while self._withdrawals:
-            announced = self._withdrawals[0]
-            service = announced.service
-            subject = self._subjects.unregister(service.name)
-            payload = wire.encode_withdrawal(service, seq=announced.seq, node=self._node)
-            await self._publish(announced, subject, payload)
-            self._withdrawals.popleft()
-            self.withdrawn += 1
+        now = self._clock()
+        for withdrawal in [each for each in self._withdrawals if each.due <= now]:
+            # Said again, it must not hit a successor: peers without ids remove by address.
+            if withdrawal.said and self._announcer.get(withdrawal.announced.service.key):
+                withdrawal.repeats = 0
+            else:
+                await self._publish_withdrawal(withdrawal)
+            if withdrawal.repeats:
+                withdrawal.repeats -= 1
+                withdrawal.due = now + _REPEAT_AFTER
+            else:
+                del self._withdrawals[withdrawal]
+
+    async def _publish_withdrawal(self, withdrawal: _Withdrawal) -> None:
+        announced = withdrawal.announced
+        subject = self._subjects.unregister(announced.service.name)
+        payload = wire.encode_withdrawal(announced.service, seq=announced.seq, node=self._node)
+        await self._publish(announced, subject, payload)
+        withdrawal.said = True
+        self._unconfirmed.append(withdrawal)
+        self._confirm.set()
+        self.withdrawn += 1
 
     async def _publish_announcement(self, announced: Announced) -> None:
         service = announced.service
@@ -308,21 +318,17 @@ class Provider:
         self.announced += 1
 
     async def _publish(self, announced: Announced, subject: str, payload: bytes) -> None:
-        deliveries = self._awaiting.pop(announced, [])
         try:
             await self._link.transport.publish(subject, payload)
         except TransportError as error:
             if not error.subjects:
-                if deliveries:
-                    self._awaiting.setdefault(announced, []).extend(deliveries)
                 raise
-            self._refuse(deliveries, subject, error)
-            return
-        if deliveries:
-            for delivery in deliveries:
-                delivery.subject = subject
-            self._unconfirmed += deliveries
-            self._confirm.set()
+            # The broker does not take this message; the link as such is sound.
+            if not self._deliveries.refused(announced, error):
+                _logger.error("the broker refuses %s: %s", subject, error)  # noqa: TRY400 - no trace needed
+        else:
+            if self._deliveries.sent(announced, subject):
+                self._confirm.set()
 
     def _encode(self, service: Service, seq: int) -> bytes:
         settings = self._settings
@@ -330,67 +336,25 @@ class Provider:
             service, ttl=settings.ttl, registered=settings.wall_clock(), seq=seq, node=self._node
         )
 
-    def _refuse(self, deliveries: Iterable[_Delivery], subject: str, error: TransportError) -> None:
-        """The broker does not take this message; the link as such is sound."""
-        if not deliveries:
-            _logger.error("the broker refuses %s: %s", subject, error)
-        for delivery in deliveries:
-            delivery.fail(error)
-
-    def _sort_out(self, batch: list[_Delivery], error: TransportError) -> None:
-        for delivery in batch:
-            if delivery.subject in error.subjects:
-                delivery.fail(error)
-            elif error.subjects:
-                delivery.succeed()
-            else:  # not known whether it arrived: announce it again
-                self._awaiting.setdefault(delivery.announced, []).append(delivery)
-        if not self._link.connected:
-            self.suspend()
-        elif not error.subjects:
+    def _sort_out(
+        self, batch: list[Delivery], withdrawals: list[_Withdrawal], error: TransportError
+    ) -> None:
+        """The broker did not confirm what was sent, or not all of it."""
+        if error.subjects:
+            for delivery in batch:
+                if delivery.subject in error.subjects:
+                    delivery.fail(error)
+                else:
+                    delivery.succeed()
+            return
+        self._deliveries.unsure(batch)
+        self._say_again(withdrawals)
+        if self._link.connected:
             self._announcer.announce_all(self._clock() + _RETRY, _SPREAD)
-            self._alarm.wake()
-
-    def _give_up(self, error: TransportError) -> None:
-        """The end: whoever still waits learns that nothing more will come."""
-        for deliveries in (*self._awaiting.values(), self._unconfirmed):
-            for delivery in deliveries:
-                delivery.fail(error)
+        else:
+            self._deliveries.suspend()
 
     # ---- what others ask ---------------------------------------------------------------
-
-    async def _tend_ears(self) -> None:
-        """Subscribe to the pings of what is announced, and no longer to those of the rest."""
-        names = self._announcer.names()
-        wanted = {*names, EVERYBODY} if names else set[str]()
-        missing = wanted - self._ears.keys()
-        if missing and not self._hears_alive:
-            subject = self._subjects.alive(self._node)
-            await self._link.transport.subscribe(subject, _overhear)
-            self._hears_alive = True
-        if missing:
-            outcomes = await asyncio.gather(*map(self._listen, sorted(missing)))
-            for error in filter(None, outcomes):
-                raise error
-        for name in self._ears.keys() - wanted:
-            ear = self._ears.pop(name)
-            if ear is not None:
-                await ear.unsubscribe()
-
-    async def _listen(self, name: str) -> TransportError | None:
-        def on_ping(_subject: str, payload: bytes) -> None:
-            self._on_ping(name, payload)
-
-        subject = self._subjects.ping(name)
-        try:
-            self._ears[name] = await self._link.transport.subscribe(subject, on_ping)
-        except TransportError as error:
-            if not error.subjects:
-                return error
-            # Without the right to hear pings it is found by its heartbeats all the same.
-            _logger.warning("pings of %r will not be answered: %s", name, error)
-            self._ears[name] = None
-        return None
 
     def _on_ping(self, name: str, payload: bytes) -> None:
         self.pinged += 1
@@ -401,7 +365,3 @@ class Provider:
         else:
             self._announcer.answer(name, wire.decode_ping(payload), now)
         self._alarm.wake_for(self._announcer.next_deadline())
-
-
-def _overhear(_subject: str, _payload: bytes) -> None:
-    """Being subscribed is the answer."""

@@ -146,7 +146,7 @@ def split_address(address: str) -> tuple[str, int | None]:
     host, colon, tail = address.rpartition(":")
     if not colon or tail.endswith("]") or (":" in host and not host.endswith("]")):
         return address.strip("[]"), None
-    port = int(tail) if tail.isascii() and tail.isdigit() else None
+    port = int(tail) if tail.isascii() and tail.isdigit() and len(tail) < 10 else None
     return host.strip("[]"), port
 
 

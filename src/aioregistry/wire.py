@@ -223,7 +223,7 @@ def _check_numbers(message: Announcement) -> None:
     )
     for number in numbers:
         if not -_MAX_INTEGER <= number <= _MAX_INTEGER:
-            raise Malformed(f"the number {number} does not fit into 64 bits")
+            raise Malformed("a number does not fit into 64 bits")
 
 
 def encode_announcement(

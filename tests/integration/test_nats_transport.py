@@ -624,7 +624,7 @@ async def test_a_broker_that_crashes_and_comes_back(broker: Broker) -> None:
         await transport.subscribe("back.*", handler)
         ended = await transport.subscribe("back.>", must_not_arrive)
         await asyncio.to_thread(broker.kill)
-        assert "broke" in await reports.until(DOWN)
+        assert "the connection to NATS" in await reports.until(DOWN)
         started = time.monotonic()
         for call in (transport.publish("x", b""), transport.flush(), transport.unheard(["x"])):
             with pytest.raises(TransportError, match="not connected"):
@@ -909,6 +909,21 @@ async def test_a_full_link_is_replaced_and_leaves_nothing(broker: Broker) -> Non
         broker.thaw()
         await reports.until(DOWN, UP)
         await check_delivery(transport)
+
+
+async def test_a_crash_of_a_full_broker_leaves_nothing(broker: Broker) -> None:
+    """The driver fails half-way through its own clean-up when it still has data to send."""
+    tasks = asyncio.all_tasks()
+    async with connected(broker.url) as (transport, reports):
+        await transport.subscribe("crash", ignore)
+        freeze(broker)
+        await fill(transport)
+        await asyncio.to_thread(broker.kill)
+        await reports.until(DOWN)
+        await asyncio.to_thread(broker.start)
+        await reports.until(DOWN, UP)
+        await check_delivery(transport)
+    assert asyncio.all_tasks() == tasks
 
 
 async def test_a_long_burst_is_no_congestion(nats_broker: Broker) -> None:

@@ -704,6 +704,22 @@ async def test_closed_means_closed(redis_broker: Broker) -> None:
     await subscription.unsubscribe()
 
 
+async def test_closing_several_times_at_once(redis_broker: Broker) -> None:
+    for turns in range(4):
+        transport = RedisTransport(redis_broker.url)
+        connecting = asyncio.ensure_future(transport.connect(ignore_state))
+        if turns:
+            await connecting
+        closings = [asyncio.create_task(transport.aclose()) for _ in range(3)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await transport.aclose()
+        await asyncio.gather(*closings)
+        await asyncio.wait([connecting])
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert turns or isinstance(connecting.exception(), TransportError)
+
+
 async def test_closing_what_was_never_opened() -> None:
     transport = RedisTransport("redis://localhost:1")
     await transport.aclose()

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from nats.aio.client import DEFAULT_PENDING_SIZE
+from nats.errors import Error
 
 from aioregistry.errors import TransportError
 
@@ -18,8 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from nats.aio.client import Client
+    from nats.aio.subscription import Subscription
 
-__all__ = ["MANAGED_OPTIONS", "abort", "dial_failure", "finish", "pending_limit", "would_wait"]
+__all__ = [
+    "MANAGED_OPTIONS",
+    "abort",
+    "dial_failure",
+    "end",
+    "finish",
+    "pending_limit",
+    "would_wait",
+]
 
 _logger = logging.getLogger("aioregistry.transports.nats")
 
@@ -80,6 +90,18 @@ def dial_failure(url: str, error: Exception, limit: float) -> TransportError:
     return TransportError(f"cannot connect to {url}: {text or type(error).__name__}")
 
 
+async def end(source: Subscription) -> None:
+    """End a subscription, and never raise."""
+    try:
+        await source.unsubscribe()
+    except (Error, OSError):
+        # A client that closed itself may have failed half-way, and left the task behind.
+        # Not public; without it, the garbage collector finds the task.
+        task: object = getattr(source, "_wait_for_msgs_task", None)
+        if isinstance(task, asyncio.Task):
+            task.cancel()
+
+
 async def finish(work: Awaitable[object], grace: float) -> None:
     """Give driver work `grace` seconds; then leave it, cancelled, and never raise for it."""
     task = asyncio.ensure_future(work)
@@ -108,3 +130,7 @@ def abort(client: Client) -> None:
     transport: object = getattr(stream, "transport", None)
     if isinstance(transport, asyncio.WriteTransport):
         transport.abort()
+    # A reader that fails on the way out would be complained about, since nobody awaits it.
+    reader: object = getattr(client, "_reading_task", None)
+    if isinstance(reader, asyncio.Task):
+        cast("asyncio.Task[object]", reader).add_done_callback(_look_at)

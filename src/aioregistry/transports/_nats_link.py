@@ -26,6 +26,7 @@ from aioregistry.transports._nats_driver import (
     MANAGED_OPTIONS,
     abort,
     dial_failure,
+    end,
     finish,
     pending_limit,
     would_wait,
@@ -206,7 +207,7 @@ class Link:
             return
         self._drop(interest)
         if delivery.source is not None:
-            await _end(delivery.source)
+            await end(delivery.source)
 
     async def publish(self, subject: str, payload: bytes, reply_to: str = "") -> None:
         """Hand a message to the driver, which sends it soon.
@@ -307,15 +308,15 @@ class Link:
 
     async def _end_subscriptions(self) -> None:
         sources = [delivery.source for delivery in self._deliveries.values()]
-        ends = [_end(source) for source in (*sources, self._inbox_source) if source]
+        endings = [end(source) for source in (*sources, self._inbox_source) if source]
         self._deliveries.clear()
         self._inbox_source = None
         if self._owned:
-            for end in ends:
-                await end
-        elif ends:
+            for ending in endings:
+                await ending
+        elif endings:
             # Each forgets its subscription first, and may then wait to tell the server.
-            await finish(asyncio.gather(*ends), _ABORT_GRACE)
+            await finish(asyncio.gather(*endings), _ABORT_GRACE)
 
     def _drop(self, interest: Interest) -> None:
         del self._deliveries[interest]
@@ -513,11 +514,6 @@ class Link:
             return
         for interest in self._routes.reached_by(subject):
             interest.take(subject, b"")
-
-
-async def _end(source: Subscription) -> None:
-    with contextlib.suppress(Error, OSError):
-        await source.unsubscribe()
 
 
 def _fail(

@@ -56,7 +56,7 @@ def pool_of(url: str | None, client: object, options: dict[str, Any]) -> Any:
             ) from None
         return pool
     if not isinstance(client, redis.asyncio.Redis):
-        raise ValueError(  # noqa: TRY004 - like every other bad argument here
+        raise ValueError(
             f"client must be a redis.asyncio.Redis, not {type(client).__name__}"
             " (Redis Cluster and the synchronous client are not supported)"
         )

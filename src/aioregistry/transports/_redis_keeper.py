@@ -105,7 +105,7 @@ class Keeper:
             TransportError: the attempt failed, or is not the first.
         """
         self.check_open()
-        if self._on_state is not None:
+        if self._supervisor is not None and not self._supervisor.done():
             raise TransportError(f"connect() to {self._address} was called already")
         self._on_state = on_state
         attempt: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -115,7 +115,6 @@ class Keeper:
         try:
             await attempt
         except BaseException:
-            self._on_state = None
             await _end(supervisor)
             raise
 
@@ -253,6 +252,7 @@ class Keeper:
 
 async def _end(task: asyncio.Task[None]) -> None:
     """Cancel a task and wait until it has ended, also inside a cancelled anyio scope."""
-    task.cancel()
+    if not task.cancelling():  # a second time would interrupt what it does about the first
+        task.cancel()
     with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
         await asyncio.wait((task,))

@@ -1,0 +1,121 @@
+"""The options, each with what it does not take."""
+
+from __future__ import annotations
+
+import random
+import re
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from aioregistry.choosing import passing
+from aioregistry.limits import MAX_TTL, MIN_TTL
+from aioregistry.registry import Registry
+from aioregistry.settings import Settings, check_duration
+
+NO_DURATION = [
+    0,
+    0.0,
+    -1,
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+    10**400,
+    True,
+    "10",
+    b"10",
+    [],
+    1j,
+    Decimal(10),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("ttl", value) for value in [*NO_DURATION, None, 0.19, MAX_TTL + 1]],
+        *[("heartbeat_interval", value) for value in [*NO_DURATION, 5.1, 10.0]],
+        *[("lookup_timeout", value) for value in [*NO_DURATION, None]],
+        *[("connect_timeout", value) for value in NO_DURATION],
+        *[("prefix", value) for value in ["", "a b", "a.", "a.*", ">", "_all", "x" * 256, 5, None]],
+        *[("max_instances", value) for value in [0, -1, 1.0, True, "1", None]],
+        *[("where", value) for value in ["passing", 5]],
+        *[("accept", value) for value in ["passing", 5]],
+        *[("balancer", value) for value in ["random", passing]],
+        *[("hostname", value) for value in [5, b"h", "a\nb", "a\ud800", "x" * 2049]],
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_what_is_wrong_is_named(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{name}\b") as caught:
+        Settings(**{name: value})
+    shown = value[:40] if isinstance(value, str) else repr(value)[:40]
+    if shown.isprintable() and shown:
+        assert shown in str(caught.value)
+    with pytest.raises(ValueError, match=re.escape(str(caught.value)[:40])):
+        Registry("memory://", **{name: value})
+
+
+def test_defaults() -> None:
+    settings = Settings()
+    assert settings.prefix == "registry"
+    assert settings.ttl == 10.0
+    assert settings.interval == pytest.approx(10 / 3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ttl": MIN_TTL},
+        {"ttl": MAX_TTL},
+        {"ttl": 10},
+        {"heartbeat_interval": 5.0},
+        {"heartbeat_interval": 0.001},
+        {"prefix": "acme.prod"},
+        {"connect_timeout": None},
+        {"connect_timeout": 1},
+        {"max_instances": 1},
+        {"where": passing, "accept": passing},
+        {"hostname": ""},
+        {"hostname": "node-7.example"},
+        {"rng": random.Random(1)},
+    ],
+    ids=repr,
+)
+def test_what_is_fine(options: dict[str, Any]) -> None:
+    settings = Settings(**options)
+    for name, value in options.items():
+        assert getattr(settings, name) == value
+
+
+def test_a_third_of_the_ttl_unless_set() -> None:
+    assert Settings(ttl=3).interval == 1
+    assert Settings(ttl=3, heartbeat_interval=0.5).interval == 0.5
+
+
+def test_the_host_is_this_machine_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "node-7")
+    assert Settings().host == "node-7"
+    assert Settings(hostname="").host == ""
+    assert Settings(hostname="node-8").host == "node-8"
+
+
+def test_each_registry_has_a_balancer_of_its_own() -> None:
+    assert Settings().balancer is not Settings().balancer
+
+
+def test_is_frozen() -> None:
+    with pytest.raises(AttributeError):
+        Settings().ttl = 5.0  # type: ignore[misc]  # the point of the test
+
+
+@pytest.mark.parametrize("value", [1, 0.001, 1e9])
+def test_durations(value: float) -> None:
+    check_duration("delay", value)
+
+
+@pytest.mark.parametrize("value", NO_DURATION, ids=lambda value: repr(value)[:30])
+def test_no_durations(value: object) -> None:
+    with pytest.raises(ValueError, match=r"delay must be a positive number of seconds, not "):
+        check_duration("delay", value)
