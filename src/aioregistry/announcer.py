@@ -10,9 +10,10 @@ from aioregistry.service import Service
 
 __all__ = ["Announced", "Announcer"]
 
-JITTER: Final = 0.15
-"""Heartbeats come up to this share of the interval early, so that fleets started together
-do not beat together."""
+LATEST: Final = 0.76
+JITTER: Final = 0.08
+"""Heartbeats come after 0.68 to 0.76 of the interval: apart, so that fleets started together
+do not beat together, and early, so that one that has not come after 0.8 of it is a sign."""
 
 ANSWER_WINDOW: Final = 0.02
 """Answers to the pings of one name are so many seconds apart, when pings storm in."""
@@ -168,7 +169,8 @@ class Announcer:
             heapq.heappop(heap)
         for announced in found:
             announced.sent = now
-            self._queue(announced, now + self._interval * (1 - self._rng.uniform(0, JITTER)))
+            beat = LATEST - self._rng.uniform(0, JITTER)
+            self._queue(announced, now + self._interval * beat)
         return found
 
     def _queue_earlier(self, announced: Announced, due: float) -> None:

@@ -14,14 +14,9 @@ from aioregistry import wire
 from aioregistry.catalogue import Catalogue, Question
 from aioregistry.errors import TransportError
 from aioregistry.link import Link
-from aioregistry.service import ServiceEvent
 from aioregistry.subjects import is_pattern
 
 __all__ = ["Asker"]
-
-RECONNECTED: Final = 2.5
-"""How long a node has to be gone before it is taken for dead, in seconds: a provider that
-lost its connection is back by then."""
 
 JITTER: Final = 0.5
 """Every observer misses the same heartbeat: within so many seconds one of them asks first,
@@ -32,13 +27,12 @@ _ONE_BY_ONE: Final = 8
 
 
 class Asker:
-    """Sends pings, and looks for nodes whose heartbeats are late.
+    """Sends pings.
 
     Args:
         link: the way to the broker.
         subjects: the subjects of the tenant.
         catalogue: whose questions these are.
-        publish: takes the events of instances found dead.
         rng: where the jitter comes from.
         clock: the monotonic clock, in seconds.
 
@@ -51,7 +45,6 @@ class Asker:
         link: Link,
         subjects: wire.Subjects,
         catalogue: Catalogue,
-        publish: Callable[[Iterable[ServiceEvent]], None],
         *,
         rng: random.Random,
         clock: Callable[[], float],
@@ -60,11 +53,9 @@ class Asker:
         self._link = link
         self._subjects = subjects
         self._catalogue = catalogue
-        self._publish = publish
         self._rng = rng
         self._clock = clock
         self._names: dict[str, None] = {}
-        self._nodes: frozenset[str] = frozenset()
         self._questions: frozenset[Question] = frozenset()
         self._work = asyncio.Event()
 
@@ -75,7 +66,6 @@ class Asker:
 
     def take_up(self) -> None:
         """Take up what the catalogue wants to know, soon."""
-        self._nodes |= self._catalogue.take_overdue()
         self._questions |= self._catalogue.take_questions()
         self._work.set()
 
@@ -88,9 +78,6 @@ class Asker:
                 names, self._names = self._names, {}
                 if names:
                     group.start_soon(self._ping_all, names)
-                nodes, self._nodes = self._nodes, frozenset()
-                if nodes:
-                    group.start_soon(self._look_for, nodes)
                 questions, self._questions = self._questions, frozenset()
                 if questions:
                     group.start_soon(self._call, questions)
@@ -116,27 +103,6 @@ class Asker:
                     await self.ping(name)
         except TransportError:
             return  # everything is asked again when the link is back
-
-    async def _look_for(self, nodes: frozenset[str]) -> None:
-        """Expire what belongs to nodes that the broker twice says are not there."""
-        since, losses = self._clock(), self._link.losses
-        try:
-            gone = await self._unheard(nodes)
-            if not gone:
-                return
-            await asyncio.sleep(RECONNECTED)
-            gone = await self._unheard(self._catalogue.silent_nodes(gone, since))
-        except TransportError:
-            return
-        if gone and losses == self._link.losses:
-            self._publish(self._catalogue.expel(gone, since))
-
-    async def _unheard(self, nodes: Collection[str]) -> frozenset[str]:
-        if not nodes or not self._link.connected:
-            return frozenset()
-        subjects = {self._subjects.alive(node): node for node in sorted(nodes)}
-        unheard = await self._link.transport.unheard(subjects)
-        return frozenset(subjects[subject] for subject in unheard)
 
     async def _call(self, questions: frozenset[Question]) -> None:
         """Ping the silent, shortly before they expire."""

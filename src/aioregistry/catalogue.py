@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from aioregistry.choosing import Predicate
@@ -29,9 +29,9 @@ MAX_TOMBSTONES: Final = 10_000
 MAX_PREDICATES: Final = 64
 """Predicates per name whose matches are kept: a lambda made per call must not fill memory."""
 
-OVERDUE: Final = 0.5
-"""The share of its ttl after which a silent instance's node is looked at: heartbeats come
-after a third of the ttl at the latest, so this is half an interval later."""
+OVERDUE: Final = 0.8 / 3
+"""The share of its ttl after which a silent instance's node is looked at. Heartbeats come
+after 0.76 of a third of it at the latest."""
 
 LAST_CALL: Final = 0.8
 """The share of its ttl after which a silent instance is asked whether it lives."""
@@ -75,11 +75,11 @@ class _Entry:
         self.service = service
         self.order = order
         self.due = 0.0
+        self.node = ""
 
     def take(self, message: Announcement, now: float) -> None:
         """Note what the message says apart from the content."""
         self.seq = message.seq
-        self.node = sys.intern(message.node)
         self.ttl = message.ttl
         self.duration = message.duration
         self.heard = now
@@ -122,6 +122,7 @@ class Catalogue:
         self._accept = accept
         self._max_instances = max_instances
         self._views: dict[str, _View] = {}
+        self._nodes: dict[str, int] = {}
         self._size = 0
         self._order = 0
         self._heap: list[tuple[float, _Entry]] = []
@@ -166,14 +167,14 @@ class Catalogue:
 
     def expire(self, now: float) -> list[ServiceEvent]:
         """Remove what has been silent for its ttl, unless too much fell silent at once."""
-        silent: list[_Entry] = []
+        silent: dict[_Entry, None] = {}  # the heap may hold one twice: its ttl went up and down
         heap = self._heap
         while heap and heap[0][0] <= now:
             due, entry = heapq.heappop(heap)
             if entry.due != due:
                 continue  # removed, or queued again for another time
             if now >= self._base(entry) + entry.ttl:
-                silent.append(entry)
+                silent[entry] = None
             else:
                 self._queue(entry, self._next_look(entry, now))
         if silent and self._mass_silence(now):
@@ -184,9 +185,20 @@ class Catalogue:
         self.expired += len(silent)
         return [self._remove(entry, EventType.EXPIRED) for entry in silent]
 
-    def expel(self, nodes: Collection[str], since: float) -> list[ServiceEvent]:
-        """Remove the instances of dead nodes that have not been heard after `since`."""
-        gone = [entry for entry in self._entries() if entry.node in nodes and entry.heard <= since]
+    def expel(self, nodes: Mapping[str, float]) -> list[ServiceEvent]:
+        """Remove the instances of dead nodes, unless that is most of what is known.
+
+        Args:
+            nodes: the nodes, and since when each is gone; what was heard later stays.
+        """
+        gone = [
+            entry
+            for entry in self._entries()
+            if entry.node in nodes and entry.heard <= nodes[entry.node]
+        ]
+        if self._is_mass(len(gone)):  # then it is rather the broker that is torn apart
+            self.held += len(gone)
+            return []
         self.expired += len(gone)
         return [self._remove(entry, EventType.EXPIRED) for entry in gone]
 
@@ -203,6 +215,7 @@ class Catalogue:
     def clear(self) -> None:
         """Forget everything, without events."""
         self._views.clear()
+        self._nodes.clear()
         self._heap.clear()
         self._size = 0
 
@@ -232,13 +245,8 @@ class Catalogue:
         return bool(
             entry
             and entry.service.id == question.id
-            and now >= self._base(entry) + entry.ttl * LAST_CALL
+            and now >= entry.heard + entry.ttl * LAST_CALL
         )
-
-    def silent_nodes(self, nodes: Collection[str], since: float) -> frozenset[str]:
-        """Those of `nodes` of which nothing has been heard after `since`."""
-        heard = {entry.node for entry in self._entries() if entry.heard > since}
-        return frozenset(nodes) - heard
 
     # ---- what it knows -----------------------------------------------------------------
 
@@ -252,6 +260,11 @@ class Catalogue:
     def names(self) -> tuple[str, ...]:
         """The names that have an instance."""
         return tuple(self._views)
+
+    @property
+    def nodes(self) -> Collection[str]:
+        """The registries that announce instances, as far as they say who they are."""
+        return self._nodes.keys()
 
     @property
     def tombstones(self) -> int:
@@ -288,8 +301,8 @@ class Catalogue:
     def _add(self, message: Announcement, now: float) -> ServiceEvent | None:
         if self._buried(message.id, now):
             return None
-        service = self._let_in(message)
-        if service is None:
+        service = self._read(message)
+        if service is None or not self._accepts(service):
             return None
         if self._size >= self._max_instances:
             self.refused += 1
@@ -297,6 +310,7 @@ class Catalogue:
         self._order += 1
         entry = _Entry(service, self._order)
         entry.take(message, now)
+        self._move(entry, message.node)
         view = self._views.get(service.name)
         if view is None:
             view = self._views[service.name] = _View()
@@ -312,9 +326,12 @@ class Catalogue:
         """Another incarnation under the same key replaces the old one, unless it is the older."""
         if self._buried(message.id, now):
             return None
+        service = self._read(message)
+        if service is None:
+            return None
         if message.id and entry.service.id:
             self._bury(entry.service.id, now)
-        return self._replace(view, entry, message, now)
+        return self._replace(view, entry, service, message, now)
 
     def _refresh(
         self, view: _View, entry: _Entry, message: Announcement, now: float
@@ -322,7 +339,8 @@ class Catalogue:
         """The same incarnation: content counts when it is newer, or bears no number."""
         if message.seq > entry.seq or not message.seq:
             if not message.describes(entry.service):
-                return self._replace(view, entry, message, now)
+                service = self._read(message)
+                return service and self._replace(view, entry, service, message, now)
             entry.seq = message.seq
         entry.heard = now
         if message.seq == entry.seq and message.duration != entry.duration:
@@ -331,30 +349,45 @@ class Catalogue:
         return None
 
     def _replace(
-        self, view: _View, entry: _Entry, message: Announcement, now: float
-    ) -> ServiceEvent | None:
-        service = self._let_in(message)
-        if service is None:
+        self, view: _View, entry: _Entry, service: Service, message: Announcement, now: float
+    ) -> ServiceEvent:
+        if not self._accepts(service):
             return self._remove(entry, EventType.UNREGISTERED)
         previous, entry.service = entry.service, service
         entry.take(message, now)
+        self._move(entry, message.node)
         view.changed()
         self._queue(entry, self._next_look(entry, now))
         return ServiceEvent(EventType.UPDATED, service, previous)
 
-    def _let_in(self, message: Announcement) -> Service | None:
+    def _read(self, message: Announcement) -> Service | None:
+        """The instance that the message describes; None when it is beyond a limit."""
         service = message.service(self._shared_metadata(message))
         if not fits(service) or len(message.id) > MAX_ID:
             self.refused += 1
-            return None
-        if self._accept is not None and not self._accept(service):
-            self.rejected += 1
             return None
         if message.node and (
             len(message.node) > MAX_ID or "." in message.node or not is_name(message.node)
         ):
             message.node = ""
         return service
+
+    def _accepts(self, service: Service) -> bool:
+        if self._accept is None or self._accept(service):
+            return True
+        self.rejected += 1
+        return False
+
+    def _move(self, entry: _Entry, node: str) -> None:
+        """Note which registry announces the instance; empty: none that is known."""
+        nodes = self._nodes
+        if entry.node:
+            nodes[entry.node] -= 1
+            if not nodes[entry.node]:
+                del nodes[entry.node]
+        entry.node = sys.intern(node)
+        if node:
+            nodes[entry.node] = nodes.get(entry.node, 0) + 1
 
     def _remove(self, entry: _Entry, why: EventType) -> ServiceEvent:
         service = entry.service
@@ -364,6 +397,7 @@ class Catalogue:
         if not view.entries:
             del self._views[service.name]
         self._size -= 1
+        self._move(entry, "")
         entry.due = float("nan")
         return ServiceEvent(why, service, service)
 
@@ -419,11 +453,14 @@ class Catalogue:
             for entry in self._entries()
             if entry.heard >= self._floor and entry.heard + entry.ttl * (1 - _HEARTBEAT) <= now
         ]
-        if len(silent) < MASS or 2 * len(silent) <= self._size:
+        if not self._is_mass(len(silent)):
             return False
         self.held += len(silent)
         self._questions.update(map(_question, silent))
         return True
+
+    def _is_mass(self, number: int) -> bool:
+        return number >= MASS and 2 * number > self._size
 
     # ---- incarnations that are gone ----------------------------------------------------
 

@@ -20,6 +20,7 @@ __all__ = [
     "MAX_PAYLOAD_BYTES",
     "MAX_TTL",
     "MIN_TTL",
+    "check_field",
     "check_name",
     "check_pattern",
     "check_service",
@@ -86,6 +87,16 @@ def check_pattern(pattern: str) -> None:
         )
 
 
+def check_field(what: str, value: object) -> None:
+    """Raise `InvalidService`, naming `what` it is, unless `value` is text fit to announce."""
+    if not isinstance(value, str):
+        raise InvalidService(f"{what} must be a string, not {value!r}")
+    if len(value.encode(errors="surrogatepass")) > MAX_FIELD_BYTES:
+        raise InvalidService(f"{what} {_shown(value)} is longer than {MAX_FIELD_BYTES} bytes")
+    if _UNPRINTABLE.search(value):
+        raise InvalidService(f"{what} holds a control character: {_shown(value)}")
+
+
 def check_service(service: Service, *, key: tuple[str, str] | None = None) -> None:
     """Raise `InvalidService`, naming the field and its value, unless it can be announced.
 
@@ -100,7 +111,7 @@ def check_service(service: Service, *, key: tuple[str, str] | None = None) -> No
             " unregister it and register the other"
         )
     for field in ("address", "network", "url", "version", "host"):
-        _check_field(service.name, field, getattr(service, field))
+        check_field(f"{field} of {service.name!r}", getattr(service, field))
     _check_network(service)
     _check_address(service)
     _check_url(service)
@@ -134,15 +145,6 @@ def _check_text(text: str, what: str) -> None:
         raise InvalidService(
             f"{what} {_shown(text)} has {size} bytes; at most {MAX_NAME_BYTES} are allowed"
         )
-
-
-def _check_field(name: str, field: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise InvalidService(f"{field} of {name!r} must be a string, not {value!r}")
-    if len(value.encode(errors="surrogatepass")) > MAX_FIELD_BYTES:
-        raise InvalidService(f"{field} of {name!r} is longer than {MAX_FIELD_BYTES} bytes")
-    if _UNPRINTABLE.search(value):
-        raise InvalidService(f"{field} of {name!r} holds a control character: {_shown(value)}")
 
 
 def _check_network(service: Service) -> None:

@@ -22,6 +22,7 @@ from aioregistry.service import Service, ServiceEvent
 from aioregistry.settings import Settings
 from aioregistry.subjects import covers, is_pattern, matches
 from aioregistry.transports.base import Handler, Subscription
+from aioregistry.vigil import Vigil
 from aioregistry.watch import Watch
 
 __all__ = ["Observer"]
@@ -65,6 +66,7 @@ class Observer:
         catalogue: what is known.
         inquiries: the pings that lookups wait for.
         asker: sends pings.
+        vigil: sees crashes early.
         announcements: announcements received.
         withdrawals: withdrawals received.
         malformed: messages that were none.
@@ -85,9 +87,8 @@ class Observer:
         accept = settings.accept and self._guarded(settings.accept)
         self.catalogue = Catalogue(accept=accept, max_instances=settings.max_instances)
         self.inquiries = Inquiries()
-        self.asker = Asker(
-            link, self._subjects, self.catalogue, self._publish_all, rng=rng, clock=clock
-        )
+        self.asker = Asker(link, self._subjects, self.catalogue, rng=rng, clock=clock)
+        self.vigil = Vigil(link, self._subjects, self.catalogue, self._publish_all, clock=clock)
         self._alarm = Alarm()
         self._observed: dict[str, _Observation] = {}
         self._wildcards: list[str] = []
@@ -166,6 +167,7 @@ class Observer:
     def resume(self) -> None:
         """The link is up: everybody has a whole ttl to speak, and is asked to."""
         self.catalogue.forgive(self._clock())
+        self.vigil.resume()
         self.asker.ask_for(self._observed)
         self.inquiries.wake_all()
         self._alarm.wake()
@@ -194,6 +196,7 @@ class Observer:
                 continue
             self._publish_all(self.catalogue.expire(self._clock()))
             self.asker.take_up()
+            self.vigil.take_up()
 
     # ---- messages ----------------------------------------------------------------------
 

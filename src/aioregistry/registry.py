@@ -574,6 +574,7 @@ class Registry:
                 group.start_soon(session.provider.confirm_forever)
                 group.start_soon(session.observer.expire_forever)
                 group.start_soon(session.observer.asker.run_forever)
+                group.start_soon(session.observer.vigil.run_forever)
                 self._select = session.observer.catalogue.select
                 session.ready.set_result(None)
                 await session.stop.wait()

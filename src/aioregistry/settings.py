@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import random
 import socket
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from typing import Any
 
 from aioregistry.choosing import Balancer, Predicate, RoundRobin, not_critical
 from aioregistry.errors import InvalidService
-from aioregistry.limits import MAX_TTL, MIN_TTL, check_name
+from aioregistry.limits import MAX_TTL, MIN_TTL, check_field, check_name
 
 __all__ = ["Settings"]
 
@@ -35,10 +35,7 @@ class Settings:
     rng: random.Random | None = None
 
     def __post_init__(self) -> None:
-        try:
-            check_name(self.prefix, "prefix")
-        except InvalidService as error:
-            raise ValueError(str(error)) from error
+        self._check_texts()
         check_duration("ttl", self.ttl)
         if not MIN_TTL <= self.ttl <= MAX_TTL:
             raise ValueError(f"ttl must be {MIN_TTL} to {MAX_TTL:g} seconds, not {self.ttl!r}")
@@ -63,6 +60,14 @@ class Settings:
         if not callable(getattr(self.balancer, "choose", None)):
             raise ValueError(f"balancer must have a method choose(), not {self.balancer!r}")
 
+    def _check_texts(self) -> None:
+        try:
+            check_name(self.prefix, "prefix")
+            if self.hostname is not None:
+                check_field("hostname", self.hostname)
+        except InvalidService as error:
+            raise ValueError(str(error)) from error
+
     @property
     def interval(self) -> float:
         """The longest time between two announcements of an instance, in seconds."""
@@ -77,5 +82,5 @@ class Settings:
 def check_duration(name: str, value: Any) -> None:
     """Raise `ValueError` unless `value` is a positive, finite number of seconds."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:
+    if not number or not 0 < value <= sys.float_info.max:  # 10**400 and nan are none either
         raise ValueError(f"{name} must be a positive number of seconds, not {value!r}")

@@ -1004,6 +1004,17 @@ async def test_closed_while_the_broker_is_away(broker: Broker) -> None:
     assert reports.states == [DOWN]
 
 
+async def test_a_close_that_was_forgotten_is_made_up_for(nats_broker: Broker) -> None:
+    """The event loop ends; the fixture sees what would be complained about."""
+
+    async def forget() -> None:
+        transport = NatsTransport(nats_broker.url)
+        await transport.connect(Reports())
+        await transport.subscribe("forgotten", ignore)
+
+    await asyncio.to_thread(asyncio.run, forget())
+
+
 async def test_no_socket_is_left(broker: Broker, tmp_path: Path) -> None:
     for closing in ("thawed", "frozen"):
         transport = NatsTransport(broker.url)

@@ -507,6 +507,19 @@ async def test_what_is_under_way_ends_with_the_link(broker: Broker) -> None:
         await eventually(back)
 
 
+async def test_a_flush_tells_what_was_lost_with_the_link(broker: Broker) -> None:
+    states = States()
+    async with connected(broker.url, states) as transport:
+        broker.freeze()
+        await transport.publish("lost", b"")
+        broker.kill()
+        await asyncio.to_thread(broker.start)
+        await states.become(DOWN, UP)
+        with pytest.raises(TransportError, match="lost for a moment, and messages with it"):
+            await transport.flush()
+        await transport.flush()
+
+
 async def test_frozen_for_longer_than_the_probe(broker: Broker) -> None:
     states, inbox = States(), Inbox()
     options = {"probe_interval": 0.1, "probe_timeout": 0.3}
@@ -678,6 +691,22 @@ async def test_closing_while_frozen_with_full_buffers(broker: Broker) -> None:
             return len(await admin.client_list()) == 1
 
         await eventually(both_gone)
+
+
+async def test_a_driver_that_hides_its_stream(
+    broker: Broker, admin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(_connection: object) -> None:
+        pass
+
+    monkeypatch.setattr("aioregistry.transports._redis_link._stream_of", nothing)
+    async with connected(broker.url) as transport:
+        await transport.flush()
+
+    async def both_gone() -> bool:
+        return len(await admin.client_list()) == 1
+
+    await eventually(both_gone)
 
 
 async def test_closing_while_rebuilding(broker: Broker) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,7 +100,7 @@ class TestNames:
             ("a.*", r"service name 'a\.\*' must be .* such as 'orders'"),
             ("a\nb", r"service name 'a\\nb' must be"),
             ("_all", "service name '_all' is reserved; choose another"),
-            ("x" * 256, r"service name 'x+'\.\.\. has 256 bytes; at most 255 are allowed"),
+            ("x" * 256, r"service name 'x+\.\.\.' has 256 bytes; at most 255 are allowed"),
             ("é" * 128, "has 256 bytes; at most 255 are allowed"),
             ("a\ud800", r"service name 'a\\ud800' holds a lone surrogate"),
         ],
@@ -162,15 +163,16 @@ class TestPatterns:
             check_pattern("a*")
 
 
+def accept(**fields: Any) -> None:
+    """Check a service that is sound but for some fields."""
+    check_service(msgspec.structs.replace(Service("orders", "a:1"), **fields))
+
+
 def refusal(**fields: Any) -> str:
     """Why such a service is not announced."""
     with pytest.raises(InvalidService) as caught:
-        check_service(Service(**{"name": "orders", "address": "a:1"} | fields))
+        accept(**fields)
     return str(caught.value)
-
-
-def accept(**fields: Any) -> None:
-    check_service(Service(**{"name": "orders", "address": "a:1"} | fields))
 
 
 class TestAddresses:
@@ -219,14 +221,15 @@ class TestAddresses:
             " localhost:80",
             "localhost:80 ",
             "a:1,b:2",
+            "localhost:9999999999",
         ],
     )
     def test_bad(self, address: str) -> None:
         assert "address of 'orders' must be 'host:port'" in refusal(address=address)
         assert ascii(address) in refusal(address=address)
 
-    @pytest.mark.parametrize("port", ["0", "65536", "99999999999999999999", "9" * 1000])
-    def test_ports(self, port: str) -> None:
+    @pytest.mark.parametrize("port", ["0", "65536", "999999999"])
+    def test_bad_ports(self, port: str) -> None:
         assert "1 to 65535" in refusal(address=f"localhost:{port}")
 
     @pytest.mark.parametrize("network", ["unix", "unixgram"])

@@ -14,7 +14,7 @@ from aioregistry.limits import MAX_TTL, MIN_TTL
 from aioregistry.registry import Registry
 from aioregistry.settings import Settings, check_duration
 
-NO_DURATION = [
+NO_DURATION: list[Any] = [
     0,
     0.0,
     -1,
@@ -48,13 +48,14 @@ NO_DURATION = [
     ids=lambda value: repr(value)[:30],
 )
 def test_what_is_wrong_is_named(name: str, value: Any) -> None:
+    options: dict[str, Any] = {name: value}
     with pytest.raises(ValueError, match=rf"{name}\b") as caught:
-        Settings(**{name: value})
+        Settings(**options)
     shown = value[:40] if isinstance(value, str) else repr(value)[:40]
     if shown.isprintable() and shown:
         assert shown in str(caught.value)
     with pytest.raises(ValueError, match=re.escape(str(caught.value)[:40])):
-        Registry("memory://", **{name: value})
+        Registry("memory://", **options)
 
 
 def test_defaults() -> None:

@@ -112,6 +112,7 @@ class Broker:
     def freeze(self) -> None:
         """Stop the process from running (SIGSTOP): its connections stay open and silent."""
         os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)  # the signal takes a moment
 
     def thaw(self) -> None:
         """Let a frozen process go on (SIGCONT)."""

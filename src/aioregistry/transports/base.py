@@ -46,12 +46,23 @@ class Transport(Protocol):
     """The adapter to one broker.
 
     Every method raises `TransportError` and no driver exception, and every method is
-    bounded in time by the transport itself, even on a link that hangs.
+    bounded in time by the transport itself, even on a link that hangs. A subject or pattern
+    that the broker's protocol cannot carry is a `ValueError`. A cancelled call leaves the
+    transport usable, and a cancelled `subscribe` no interest behind.
     """
 
     @property
     def address(self) -> str:
         """Where the broker is, for messages to people: never with credentials."""
+        ...
+
+    @property
+    def look_interval(self) -> float | None:
+        """How often `unheard` may be asked about every node of the fleet, in seconds.
+
+        None where a question costs a message for each subject: then only about those whose
+        heartbeats are late.
+        """
         ...
 
     async def connect(self, on_state: StateHandler) -> None:
@@ -61,10 +72,12 @@ class Transport(Protocol):
         reports each loss and each recovery through `on_state` (this first success is not
         reported), restores the subscriptions before it reports CONNECTED, and reports
         DISCONNECTED followed by CONNECTED when messages may have been lost although the
-        link stayed. After it raised, it may be called again.
+        link stayed. DISCONNECTED may be repeated with a new reason. After it raised, it may
+        be called again.
 
         Raises:
-            TransportError: the attempt failed; `permanent` when another cannot succeed.
+            TransportError: the attempt failed; `permanent` when another cannot succeed. Or
+                it is connected already.
         """
         ...
 
@@ -73,8 +86,9 @@ class Transport(Protocol):
 
         Messages of one transport are taken in the order of the calls.
 
-        When `reply_to` is given and nobody subscribes to `subject`, an empty message
-        arrives at this transport's own handlers for `reply_to`, and at nobody else's.
+        When `reply_to` is given and nobody subscribes to `subject`, as far as the broker can
+        tell, an empty message arrives at this transport's own handlers for `reply_to`, and
+        at nobody else's.
 
         Raises:
             TransportError: the link is down or congested (nothing is kept for later), or,

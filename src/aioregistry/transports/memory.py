@@ -198,6 +198,11 @@ class MemoryTransport:
         """The URL of the broker."""
         return self._broker.address
 
+    @property
+    def look_interval(self) -> float | None:
+        """See `Transport.look_interval`."""
+        return None
+
     async def connect(self, on_state: StateHandler) -> None:
         """Attach to the broker; see `Transport.connect`.
 

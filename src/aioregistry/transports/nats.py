@@ -121,6 +121,11 @@ class NatsTransport:
             servers = tuple(Server(url) for url in self._client.servers)
         return ",".join(str(server) for server in servers) or "nats:// (a borrowed client)"
 
+    @property
+    def look_interval(self) -> float | None:
+        """See `Transport.look_interval`."""
+        return None
+
     async def connect(self, on_state: StateHandler) -> None:
         """Try each server once; see `Transport.connect`.
 
@@ -208,6 +213,8 @@ class NatsTransport:
         """
         if not self._closed:
             self._closed = True
+            if self._link is not None:
+                self._link.lose("the transport was closed")
             self._link = None
             for interest in self._interests:
                 interest.active = False
@@ -231,6 +238,9 @@ class NatsTransport:
             up.set_exception(error)
             return
         while True:
+            if self._closed or up.cancelled():  # the driver swallows some cancellations
+                await link.close()
+                return
             self._link = link
             try:
                 if not up.done():
@@ -239,9 +249,14 @@ class NatsTransport:
                 else:
                     self._report(LinkState.CONNECTED, f"connected to {link.server}")
                 reason = await self._watch(link)
-            finally:
+            except asyncio.CancelledError:
                 self._link = None
-                self._retire(link)
+                await link.close()
+                raise
+            if self._closed:
+                continue
+            self._link = None
+            self._retire(link)
             self._report(LinkState.DISCONNECTED, reason)
             link = await self._reopen()
 
@@ -264,6 +279,8 @@ class NatsTransport:
         while True:
             await asyncio.sleep(self._delay * random.uniform(0.5, 1.5))
             self._delay = min(self._delay * _DELAY_GROWTH, _LONGEST_DELAY)
+            if self._closed:  # the driver swallows some cancellations
+                raise asyncio.CancelledError
             try:
                 return await self._open()
             except TransportError as error:
@@ -302,7 +319,10 @@ class NatsTransport:
             await link.open(list(self._interests))
             for interest in list(self._interests):
                 await link.attach(interest)
-        except BaseException:
+        except asyncio.CancelledError:
+            await link.close()
+            raise
+        except Exception:
             self._retire(link)
             raise
         return link

@@ -90,6 +90,7 @@ class RedisTransport:
         # Publishes and flushes are numbered alike, so that each refusal finds its flush.
         self._numbers = itertools.count()
         self._refusals: deque[tuple[int, str, ResponseError]] = deque(maxlen=_MAX_REFUSALS)
+        self._lost = -1
         self._told = -1
         self._flushing = 0
 
@@ -100,6 +101,11 @@ class RedisTransport:
     def address(self) -> str:
         """The URL of the server, without credentials."""
         return self._address
+
+    @property
+    def look_interval(self) -> float | None:
+        """See `Transport.look_interval`: PUBSUB NUMSUB asks for all in one command."""
+        return 0.25
 
     async def connect(self, on_state: StateHandler) -> None:
         """Make one attempt to connect, of at most 3 seconds; see `Transport.connect`.
@@ -203,8 +209,9 @@ class RedisTransport:
         """Wait, at most 5 seconds, until both directions are clear; see `Transport.flush`.
 
         Raises:
-            TransportError: the link is down, Redis did not answer in time, or, with
-                `subjects` set, it has refused messages for these since the last flush.
+            TransportError: the link is down, Redis did not answer in time, or messages were
+                lost since the last flush together with a link that is up again by now; or,
+                with `subjects` set, it has refused messages for these since then.
         """
         commands, feed = self._keeper.commands, self._keeper.feed
         since, until = self._told, next(self._numbers)
@@ -217,6 +224,7 @@ class RedisTransport:
                 if feed is not None:
                     self._keeper.checked(await feed.ping(), "PING")
             refused = {subject: why for at, subject, why in self._refusals if since < at < until}
+            lost = since < self._lost
             self._told = max(self._told, until)
         except TimeoutError:
             raise TransportError(
@@ -226,6 +234,10 @@ class RedisTransport:
             self._flushing -= 1
             while not self._flushing and self._refusals and self._refusals[0][0] < self._told:
                 self._refusals.popleft()
+        if lost:
+            raise TransportError(
+                f"the link to {self._address} was lost for a moment, and messages with it"
+            )
         if refused:
             raise self._refused(refused)
 
@@ -246,6 +258,8 @@ class RedisTransport:
         elif isinstance(reply, ResponseError):
             self._refusals.append((number, subject, reply))
             _logger.debug("%s refuses a message to %r: %s", self._address, subject, reply)
+        elif isinstance(reply, Exception):
+            self._lost = number
 
     def _refused(self, refused: dict[str, ResponseError]) -> TransportError:
         subject, reason = next(iter(refused.items()))

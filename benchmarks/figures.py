@@ -1,0 +1,121 @@
+"""A figure beside its floor, and the table of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a figure has to keep to.
+
+    Attributes:
+        limit: the number.
+        of: whether it limits the ratio to the floor, or the figure itself.
+        at_least: whether more is better.
+    """
+
+    limit: float
+    of: Literal["ratio", "figure"] = "ratio"
+    at_least: bool = False
+
+    def __str__(self) -> str:
+        sign = "≥" if self.at_least else "≤"
+        return f"{sign} {number(self.limit)}{' ×' if self.of == 'ratio' else ''}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table.
+
+    Attributes:
+        name: what is measured.
+        unit: of both figures.
+        ours: one figure for each round.
+        floor: the same for the least that anybody could do, of the same rounds.
+        floor_name: what that is.
+        budget: what the project has promised.
+    """
+
+    name: str
+    unit: str
+    ours: Sequence[float]
+    floor: Sequence[float] = ()
+    floor_name: str = ""
+    budget: Budget | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """The median of the ratios of the rounds."""
+        ratios = self.ratios
+        return statistics.median(ratios) if ratios else None
+
+    @property
+    def ratios(self) -> list[float]:
+        return [mine / floor for mine, floor in zip(self.ours, self.floor, strict=False) if floor]
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the budget is kept; None where there is none."""
+        if self.budget is None:
+            return None
+        value = self.ratio if self.budget.of == "ratio" else statistics.median(self.ours)
+        if value is None:
+            return None
+        return value >= self.budget.limit if self.budget.at_least else value <= self.budget.limit
+
+    def to_json(self) -> dict[str, Any]:
+        plain = dataclasses.asdict(self)
+        return plain | {
+            "median": statistics.median(self.ours),
+            "floor_median": statistics.median(self.floor) if self.floor else None,
+            "ratio": self.ratio,
+            "met": self.met,
+        }
+
+
+def number(value: float) -> str:
+    """Three digits that count, and commas."""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def _with_spread(values: Sequence[float]) -> str:
+    middle = number(statistics.median(values))
+    if len(values) < 2:
+        return middle
+    return f"{middle} ({number(min(values))}–{number(max(values))})"
+
+
+HEADINGS = ("figure", "unit", "aioregistry", "floor", "ratio", "budget", "")
+
+
+def row(figure: Figure) -> tuple[str, ...]:
+    """A figure as the cells of the table."""
+    met = {None: "", True: "met", False: "MISSED"}[figure.met]
+    return (
+        figure.name,
+        figure.unit,
+        _with_spread(figure.ours),
+        f"{_with_spread(figure.floor)} {figure.floor_name}" if figure.floor else figure.floor_name,
+        _with_spread(figure.ratios) if figure.ratios else "",
+        str(figure.budget or ""),
+        met,
+    )
+
+
+def table(figures: Iterable[Figure]) -> str:
+    """All figures, in Markdown."""
+    rows = [HEADINGS, *map(row, figures)]
+    widths = [max(len(each[column]) for each in rows) for column in range(len(HEADINGS))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(each, widths, strict=True)) + " |"
+        for each in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)

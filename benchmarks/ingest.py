@@ -1,0 +1,214 @@
+"""Announcements taken in: decoded, applied to the catalogue, ready to be looked up.
+
+The floor is the driver of the broker alone: a bare nats-py subscription whose callback does
+nothing, a bare redis-py `listen()` whose messages nobody reads. Both receivers hang on one
+broker and take turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import nats
+import redis.asyncio
+
+from aioregistry import Registry
+from benchmarks.figures import Budget, Figure
+from benchmarks.fleet import Fleet
+from benchmarks.plan import Plan
+from benchmarks.processes import Part
+
+_POLL = 0.01
+
+
+class Receiver:
+    """Counts messages, and what they cost this process."""
+
+    def __init__(self) -> None:
+        self._before = (0, 0.0, 0.0)
+
+    def count(self) -> int:
+        """How many messages were received so far."""
+        raise NotImplementedError
+
+    async def expect(self) -> None:
+        """What comes from now on is measured by `received`."""
+        self._before = (self.count(), time.perf_counter(), time.process_time())
+
+    async def received(self, messages: int) -> dict[str, float]:
+        """Wait for so many messages; seconds and CPU seconds since `expect`."""
+        count, started, cpu = self._before
+        while self.count() < count + messages:
+            await asyncio.sleep(_POLL)
+        return {"wall": time.perf_counter() - started, "cpu": time.process_time() - cpu}
+
+
+class Observer(Receiver):
+    """A registry that observes everything."""
+
+    def __init__(self, url: str, pattern: str) -> None:
+        super().__init__()
+        self._registry = Registry(url, prefix="ours", max_instances=1_000_000)
+        self._pattern = pattern
+
+    async def open(self) -> None:
+        await self._registry.start()
+        await self._registry.observe(self._pattern)
+
+    async def forget(self) -> None:
+        """Begin anew, with an empty catalogue."""
+        await self._registry.unobserve(self._pattern)
+        await self._registry.observe(self._pattern)
+
+    async def close(self) -> None:
+        await self._registry.aclose()
+
+    def count(self) -> int:
+        return self._registry.stats().announcements_received
+
+
+class Bare(Receiver):
+    """The driver alone."""
+
+    def __init__(self, url: str, pattern: str) -> None:
+        super().__init__()
+        self._url = url
+        self._pattern = f"floor.register.{pattern}"
+        self._received = 0
+        self._subscription: Any = None
+        self._listener: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        if self._url.startswith("nats"):
+            client: Any = await nats.connect(self._url)
+            self._subscription = await client.subscribe(self._pattern, cb=_nothing)
+            await client.flush()
+            return
+        pubsub: Any = redis.asyncio.from_url(self._url, protocol=2).pubsub()
+        await pubsub.psubscribe(self._pattern)
+        self._listener = asyncio.create_task(self._listen(pubsub))
+
+    async def forget(self) -> None:
+        """There is nothing to forget."""
+
+    async def close(self) -> None:
+        if self._listener is not None:
+            self._listener.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._listener
+
+    def count(self) -> int:
+        if self._subscription is None:
+            return self._received
+        return int(self._subscription.delivered) - int(self._subscription.pending_msgs)
+
+    async def _listen(self, pubsub: Any) -> None:
+        async for _ in pubsub.listen():
+            self._received += 1
+
+
+async def _nothing(_message: object) -> None:
+    pass
+
+
+class _Hall:
+    """A fleet, an observer and a bare driver on one broker."""
+
+    def __init__(self, url: str, count: int, names: int, stack: contextlib.ExitStack) -> None:
+        pattern = "orders" if names == 1 else "*"
+        self.count = count
+        self.fleet = stack.enter_context(Part(Fleet, url=url, count=count, names=names))
+        self.ours = stack.enter_context(Part(Observer, url=url, pattern=pattern))
+        self.floor = stack.enter_context(Part(Bare, url=url, pattern=pattern))
+        self.ours.call("open")
+        self.floor.call("open")
+
+    def send(self, receiver: Part, prefix: str) -> dict[str, float]:
+        """Let every instance announce itself once, and one receiver hear it."""
+        receiver.call("expect")
+        self.fleet.begin("announce", prefix=prefix)
+        cost: dict[str, float] = receiver.call("received", messages=self.count)
+        self.fleet.result()
+        return cost
+
+    def both(self) -> tuple[dict[str, float], dict[str, float]]:
+        return self.send(self.ours, "ours"), self.send(self.floor, "floor")
+
+
+def _figures(
+    title: str, count: int, rounds: list[tuple[dict[str, float], dict[str, float]]], budget: Budget
+) -> Iterator[Figure]:
+    floor = f"bare {title.partition(' ')[0]} driver"
+    yield Figure(
+        f"{title}: rate",
+        "msgs/s",
+        [count / ours["wall"] for ours, _ in rounds],
+        [count / bare["wall"] for _, bare in rounds],
+        floor,
+        budget,
+    )
+    yield Figure(
+        f"{title}: CPU",
+        "µs/msg",
+        [ours["cpu"] / count * 1e6 for ours, _ in rounds],
+        [bare["cpu"] / count * 1e6 for _, bare in rounds],
+        floor,
+    )
+
+
+def heartbeats(plan: Plan) -> Iterator[Figure]:
+    """Announcements of instances that are known, and of instances that are new."""
+    count = 10_000 if plan.quick else 20_000
+    for kind, url in plan.brokers.items():
+        with contextlib.ExitStack() as stack:
+            hall = _Hall(url, count, 1, stack)
+            hall.both()
+            known = [hall.both() for _ in range(plan.rounds)]
+            new: list[tuple[dict[str, float], dict[str, float]]] = []
+            for _ in range(plan.rounds):
+                hall.ours.call("forget")
+                new.append(hall.both())
+        yield from _figures(
+            f"{kind} heartbeats of known instances", count, known, Budget(0.8, at_least=True)
+        )
+        yield from _figures(f"{kind} new instances", count, new, Budget(0.8, at_least=True))
+
+
+def growth(plan: Plan) -> Iterator[Figure]:
+    """How long it takes to learn of many instances, and how that grows."""
+    sizes = (1_000, 10_000) if plan.quick else (1_000, 10_000, 100_000)
+    limits = {(10_000, 1): 1.0, (100_000, 10_000): 10.0}
+    for spread in ("of one name", "of many names"):
+        smaller: list[float] = []
+        for size in sizes:
+            names = 1 if spread == "of one name" else size // 10
+            rounds: list[tuple[dict[str, float], dict[str, float]]] = []
+            with contextlib.ExitStack() as stack:
+                hall = _Hall(plan.brokers["nats"], size, names, stack)
+                for _ in range(plan.rounds if size < 100_000 else 2):
+                    rounds.append(hall.both())
+                    hall.ours.call("forget")
+            limit = limits.get((size, names))
+            walls = [ours["wall"] for ours, _ in rounds]
+            yield Figure(
+                f"nats: {size:,} new instances {spread}",
+                "s",
+                walls,
+                [bare["wall"] for _, bare in rounds],
+                "bare nats driver",
+                Budget(limit, "figure") if limit else None,
+            )
+            cpu = [ours["cpu"] for ours, _ in rounds]
+            if smaller:
+                yield Figure(
+                    f"nats: CPU for {size:,} {spread}, beside {size // 10:,}",
+                    "s",
+                    cpu,
+                    [sum(smaller) / len(smaller)] * len(cpu),
+                    "for a tenth of them",
+                )
+            smaller = cpu
