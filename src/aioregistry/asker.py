@@ -18,9 +18,9 @@ from aioregistry.subjects import is_pattern
 
 __all__ = ["Asker"]
 
-JITTER: Final = 0.5
-"""Every observer misses the same heartbeat: within so many seconds one of them asks first,
-and the answer serves all."""
+MAX_JITTER: Final = 0.5
+"""Every observer misses the same heartbeat: within so many seconds, or less where the ttl is
+short, one of them asks first, and the answer serves all."""
 
 _ONE_BY_ONE: Final = 8
 """When more instances of a name than this are silent, the whole name is asked instead."""
@@ -106,7 +106,8 @@ class Asker:
 
     async def _call(self, questions: frozenset[Question]) -> None:
         """Ping the silent, shortly before they expire."""
-        await asyncio.sleep(self._rng.uniform(0, JITTER))
+        patience = min(question.patience for question in questions)
+        await asyncio.sleep(self._rng.uniform(0, min(patience, MAX_JITTER)))
         now = self._clock()
         still = sorted(q for q in questions if self._catalogue.unanswered(q, now))
         try:

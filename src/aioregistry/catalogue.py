@@ -45,11 +45,15 @@ _MAX_SHARED: Final = 4096
 
 
 class Question(NamedTuple):
-    """Does this incarnation still live? Its name, its address or else URL, and its id."""
+    """Does this incarnation still live? Its name, its address or else URL, and its id.
+
+    And for how long, in seconds, the asking may be put off, so that not all ask at once.
+    """
 
     name: str
     place: str
     id: str
+    patience: float
 
 
 class Selection:
@@ -243,9 +247,7 @@ class Catalogue:
         view = self._views.get(question.name)
         entry = view and view.entries.get(question.place)
         return bool(
-            entry
-            and entry.service.id == question.id
-            and now >= entry.heard + entry.ttl * LAST_CALL
+            entry and entry.service.id == question.id and now >= entry.heard + entry.ttl * LAST_CALL
         )
 
     # ---- what it knows -----------------------------------------------------------------
@@ -340,7 +342,9 @@ class Catalogue:
         if message.seq > entry.seq or not message.seq:
             if not message.describes(entry.service):
                 service = self._read(message)
-                return service and self._replace(view, entry, service, message, now)
+                return (
+                    None if service is None else self._replace(view, entry, service, message, now)
+                )
             entry.seq = message.seq
         entry.heard = now
         if message.seq == entry.seq and message.duration != entry.duration:
@@ -480,4 +484,5 @@ class Catalogue:
 
 def _question(entry: _Entry) -> Question:
     service = entry.service
-    return Question(service.name, service.address or service.url, service.id)
+    patience = entry.ttl * (1 - LAST_CALL) / 2
+    return Question(service.name, service.address or service.url, service.id, patience)

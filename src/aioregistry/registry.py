@@ -528,6 +528,7 @@ class Registry:
             rejected=catalogue.rejected,
             refused=catalogue.refused,
             expired=catalogue.expired,
+            tombstones=catalogue.tombstones,
             held=catalogue.held,
         )
 

@@ -31,6 +31,7 @@ class Stats:
         rejected: announcements that `accept` did not let in.
         refused: announcements dropped because of a limit.
         expired: instances that fell silent.
+        tombstones: incarnations remembered as gone.
         held: instances kept for one more ttl because too many fell silent together.
     """
 
@@ -53,4 +54,5 @@ class Stats:
     rejected: int
     refused: int
     expired: int
+    tombstones: int
     held: int
