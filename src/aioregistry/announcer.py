@@ -70,6 +70,8 @@ class Announcer:
         self._by_name: dict[str, dict[tuple[str, str], Announced]] = {}
         self._heap: list[tuple[float, Announced]] = []
         self._answered: dict[str, float] = {}
+        self._answering: dict[str, float] = {}
+        self._answers: list[tuple[float, str]] = []
 
     def __len__(self) -> int:
         return len(self._announced)
@@ -114,6 +116,7 @@ class Announcer:
             if not siblings:
                 del self._by_name[announced.service.name]
                 self._answered.pop(announced.service.name, None)
+                self._answering.pop(announced.service.name, None)
         return announced
 
     def answer(self, name: str, incarnation: str, now: float) -> None:
@@ -131,13 +134,15 @@ class Announcer:
                 if announced.service.id == incarnation:
                     self._queue_earlier(announced, max(now, announced.sent + window))
             return
-        full = self._answered.get(name, _NEVER)
-        if full - ANSWER_BURST * window > now:
+        if name in self._answering:
             return  # an answer to those before is under way, and answers this one too
-        full = max(full, now) + window
+        full = max(self._answered.get(name, _NEVER), now) + window
         self._answered[name] = full
-        for announced in siblings.values():
-            self._queue_earlier(announced, max(now, full - ANSWER_BURST * window))
+        due = self._answering[name] = max(now, full - ANSWER_BURST * window)
+        if len(self._answers) > 2 * len(self._answering) + 100:  # withdrawals left dead ones
+            self._answers = sorted((due, name) for name, due in self._answering.items())
+        else:
+            heapq.heappush(self._answers, (due, name))
 
     def announce_all(self, now: float, spread: float = 0.0) -> None:
         """Announce everything again, within `spread` seconds."""
@@ -151,27 +156,35 @@ class Announcer:
 
     def next_deadline(self) -> float | None:
         """When `due` has something next; None when nothing is announced."""
-        heap = self._heap
+        heap, answers = self._heap, self._answers
         while heap and heap[0][1].due != heap[0][0]:
             heapq.heappop(heap)
-        return heap[0][0] if heap else None
+        while answers and self._answering.get(answers[0][1]) != answers[0][0]:
+            heapq.heappop(answers)
+        return min((queue[0][0] for queue in (heap, answers) if queue), default=None)
 
     def due(self, now: float) -> list[Announced]:
         """What has to be announced now; each is queued for its next heartbeat."""
-        found: list[Announced] = []
+        found: dict[Announced, None] = {}  # the heap may hold one twice for the same time
+        answers = self._answers
+        while answers and answers[0][0] <= now:
+            due, name = heapq.heappop(answers)
+            if self._answering.get(name) == due:
+                del self._answering[name]
+                found.update(dict.fromkeys(self._by_name[name].values()))
         heap = self._heap
         while heap and heap[0][0] <= now + _SLACK:
             due, announced = heap[0]
             if announced.due == due:
                 if due > now and not found:
                     break
-                found.append(announced)
+                found[announced] = None
             heapq.heappop(heap)
         for announced in found:
             announced.sent = now
             beat = LATEST - self._rng.uniform(0, JITTER)
             self._queue(announced, now + self._interval * beat)
-        return found
+        return list(found)
 
     def _queue_earlier(self, announced: Announced, due: float) -> None:
         if due < announced.due:

@@ -10,13 +10,13 @@ notes when it was heard, and an entry that the heap brings up too early goes bac
 from __future__ import annotations
 
 import heapq
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from aioregistry.choosing import Predicate
-from aioregistry.limits import MAX_ID, fits, is_name
+from aioregistry.limits import MAX_ID, MAX_INSTANCES_PER_NAME, fits, is_name
 from aioregistry.service import EventType, FrozenDict, Service, ServiceEvent
+from aioregistry.sharing import Pool
 from aioregistry.wire import Announcement
 
 __all__ = ["Catalogue", "Question", "Selection"]
@@ -24,6 +24,10 @@ __all__ = ["Catalogue", "Question", "Selection"]
 TOMBSTONE_TTL: Final = 120.0
 """How long a withdrawn or replaced incarnation stays dead, in seconds: far longer than a
 message can be late."""
+
+LATE: Final = 5.0
+"""How late a message may be, in seconds, once the incarnation that replaced its sender's is
+gone too: if the sender then goes on announcing, it is alive, and was so all the time."""
 
 MAX_TOMBSTONES: Final = 10_000
 MAX_PREDICATES: Final = 64
@@ -41,7 +45,11 @@ MASS: Final = 10
 
 _HEARTBEAT: Final = 1 / 3
 _SCAN_COST: Final = 2e-6
-_MAX_SHARED: Final = 4096
+_SHARED_METADATA: Final = 4096
+_SHARED_TEXTS: Final = 32_768
+_LONGEST_SHARED_METADATA: Final = 1024
+_LONGEST_SHARED_TEXT: Final = 128
+"""What is longer than so many characters hardly repeats, and is not kept for those to come."""
 
 
 class Question(NamedTuple):
@@ -63,23 +71,37 @@ class Selection:
     what it remembers.
     """
 
-    __slots__ = ("__weakref__", "services", "stale")
+    __slots__ = ("__weakref__", "services", "stale", "used")
 
     def __init__(self) -> None:
         self.services: tuple[Service, ...] = ()
         self.stale = True
+        self.used = False
 
 
 class _Entry:
     """One instance, and what decides how long it stays."""
 
-    __slots__ = ("due", "duration", "heard", "node", "order", "seq", "service", "ttl")
+    __slots__ = (
+        "called",
+        "due",
+        "duration",
+        "heard",
+        "node",
+        "order",
+        "predecessor",
+        "seq",
+        "service",
+        "ttl",
+    )
 
     def __init__(self, service: Service, order: int) -> None:
         self.service = service
         self.order = order
         self.due = 0.0
+        self.called = float("-inf")
         self.node = ""
+        self.predecessor = ""
 
     def take(self, message: Announcement, now: float) -> None:
         """Note what the message says apart from the content."""
@@ -101,6 +123,16 @@ class _View:
         self.entries: dict[str, _Entry] = {}
         self.selections: dict[Predicate, Selection] = {}
 
+    def make_room(self) -> None:
+        """Forget a selection that was not used since it was passed over the last time."""
+        selections = self.selections
+        while len(selections) >= MAX_PREDICATES:  # the clock algorithm: a second chance for each
+            predicate = next(iter(selections))
+            selection = selections.pop(predicate)
+            if selection.used:
+                selection.used = False
+                selections[predicate] = selection
+
     def changed(self) -> None:
         for selection in self.selections.values():
             selection.stale = True
@@ -119,10 +151,12 @@ class Catalogue:
         refused: announcements beyond a limit.
         expired: instances that fell silent.
         held: instances kept for one more ttl because too many fell silent together.
+        sooner: whether `next_deadline` has moved forward since this was last set to False.
     """
 
     def __init__(self, *, accept: Predicate | None = None, max_instances: int = 100_000) -> None:
         self.late = self.rejected = self.refused = self.expired = self.held = 0
+        self.sooner = False
         self._accept = accept
         self._max_instances = max_instances
         self._views: dict[str, _View] = {}
@@ -133,7 +167,8 @@ class Catalogue:
         self._floor = float("-inf")
         self._scan_after = float("-inf")
         self._tombstones: dict[str, float] = {}
-        self._shared: dict[FrozenDict[str, str], FrozenDict[str, str]] = {}
+        self._metadata = Pool[FrozenDict[str, str]](_SHARED_METADATA)
+        self._texts = Pool[str](_SHARED_TEXTS)
         self._overdue: set[str] = set()
         self._questions: set[Question] = set()
 
@@ -167,43 +202,61 @@ class Catalogue:
         entry = view and view.entries.get(message.address or message.url)
         if not entry or message.id not in ("", entry.service.id):
             return None
+        self._release(entry, now)
         return self._remove(entry, EventType.UNREGISTERED)
+
+    def call_late(self, now: float) -> None:
+        """Ask those whose last call was missed, and give them the time to answer it.
+
+        For a caller who comes late: on time, everybody is asked before its ttl is over.
+        """
+        for entry in self._take_silent(now):
+            if entry.called == self._base(entry):
+                heapq.heappush(self._heap, (entry.due, entry))
+            else:
+                self._call(entry)
+                self._queue(entry, now + entry.ttl * (1 - LAST_CALL))
+
+    def silent(self, now: float) -> bool:
+        """Whether `expire` would find anything that has been silent for its whole ttl."""
+        silent = self._take_silent(now)
+        for entry in silent:
+            heapq.heappush(self._heap, (entry.due, entry))
+        return bool(silent)
 
     def expire(self, now: float) -> list[ServiceEvent]:
         """Remove what has been silent for its ttl, unless too much fell silent at once."""
-        silent: dict[_Entry, None] = {}  # the heap may hold one twice: its ttl went up and down
-        heap = self._heap
-        while heap and heap[0][0] <= now:
-            due, entry = heapq.heappop(heap)
-            if entry.due != due:
-                continue  # removed, or queued again for another time
-            if now >= self._base(entry) + entry.ttl:
-                silent[entry] = None
-            else:
-                self._queue(entry, self._next_look(entry, now))
+        silent = self._take_silent(now)
         if silent and self._mass_silence(now):
             self.forgive(now)
             for entry in silent:
                 self._queue(entry, self._base(entry) + entry.ttl * OVERDUE)
             return []
         self.expired += len(silent)
+        for entry in silent:
+            self._release(entry, now)
         return [self._remove(entry, EventType.EXPIRED) for entry in silent]
 
-    def expel(self, nodes: Mapping[str, float]) -> list[ServiceEvent]:
+    def expel(
+        self, nodes: Mapping[str, float], *, heard_since: float = float("-inf")
+    ) -> list[ServiceEvent]:
         """Remove the instances of dead nodes, unless that is most of what is known.
 
         Args:
             nodes: the nodes, and since when each is gone; what was heard later stays.
+            heard_since: what was not heard since then stays, too: it has its ttl of grace.
         """
         gone = [
             entry
             for entry in self._entries()
-            if entry.node in nodes and entry.heard <= nodes[entry.node]
+            if entry.node in nodes and heard_since <= entry.heard <= nodes[entry.node]
         ]
         if self._is_mass(len(gone)):  # then it is rather the broker that is torn apart
             self.held += len(gone)
             return []
         self.expired += len(gone)
+        for entry in gone:
+            self._release(entry, nodes[entry.node])
         return [self._remove(entry, EventType.EXPIRED) for entry in gone]
 
     def forgive(self, now: float) -> None:
@@ -288,9 +341,10 @@ class Catalogue:
         except TypeError:  # an unhashable predicate works, without the cache
             selection = Selection()
         if selection is None:
-            if len(view.selections) >= MAX_PREDICATES:
-                del view.selections[next(iter(view.selections))]
+            view.make_room()
             selection = view.selections[predicate] = Selection()
+        else:
+            selection.used = True
         if selection.stale:
             selection.services = tuple(
                 entry.service for entry in view.entries.values() if predicate(entry.service)
@@ -303,17 +357,19 @@ class Catalogue:
     def _add(self, message: Announcement, now: float) -> ServiceEvent | None:
         if self._buried(message.id, now):
             return None
+        view = self._views.get(message.name)
+        if self._size >= self._max_instances or (
+            view is not None and len(view.entries) >= MAX_INSTANCES_PER_NAME
+        ):
+            self.refused += 1
+            return None
         service = self._read(message)
         if service is None or not self._accepts(service):
-            return None
-        if self._size >= self._max_instances:
-            self.refused += 1
             return None
         self._order += 1
         entry = _Entry(service, self._order)
         entry.take(message, now)
         self._move(entry, message.node)
-        view = self._views.get(service.name)
         if view is None:
             view = self._views[service.name] = _View()
         view.entries[service.address or service.url] = entry
@@ -333,6 +389,7 @@ class Catalogue:
             return None
         if message.id and entry.service.id:
             self._bury(entry.service.id, now)
+            entry.predecessor = entry.service.id
         return self._replace(view, entry, service, message, now)
 
     def _refresh(
@@ -366,7 +423,7 @@ class Catalogue:
 
     def _read(self, message: Announcement) -> Service | None:
         """The instance that the message describes; None when it is beyond a limit."""
-        service = message.service(self._shared_metadata(message))
+        service = message.service(self._shared_metadata(message), self._shared_text)
         if not fits(service) or len(message.id) > MAX_ID:
             self.refused += 1
             return None
@@ -389,7 +446,7 @@ class Catalogue:
             nodes[entry.node] -= 1
             if not nodes[entry.node]:
                 del nodes[entry.node]
-        entry.node = sys.intern(node)
+        entry.node = self._shared_text(node)
         if node:
             nodes[entry.node] = nodes.get(entry.node, 0) + 1
 
@@ -407,10 +464,12 @@ class Catalogue:
 
     def _shared_metadata(self, message: Announcement) -> FrozenDict[str, str]:
         """The metadata of a message; one object for all instances that say the same."""
-        if len(self._shared) >= _MAX_SHARED:
-            self._shared.clear()
         metadata = FrozenDict(message.metadata)
-        return self._shared.setdefault(metadata, metadata)
+        size = sum(len(key) + len(value) for key, value in metadata.items())
+        return metadata if size > _LONGEST_SHARED_METADATA else self._metadata.shared(metadata)
+
+    def _shared_text(self, text: str) -> str:
+        return text if len(text) > _LONGEST_SHARED_TEXT else self._texts.shared(text)
 
     # ---- time --------------------------------------------------------------------------
 
@@ -425,7 +484,7 @@ class Catalogue:
         """When the entry is next looked at; notes what it gives reason to ask."""
         base, ttl = self._base(entry), entry.ttl
         if now >= base + ttl * LAST_CALL:
-            self._questions.add(_question(entry))
+            self._call(entry)
             return base + ttl
         if not entry.node:
             return base + ttl * LAST_CALL
@@ -433,6 +492,25 @@ class Catalogue:
             self._overdue.add(entry.node)
             return base + ttl * LAST_CALL
         return base + ttl * OVERDUE
+
+    def _call(self, entry: _Entry) -> None:
+        """Have an instance asked whether it lives."""
+        entry.called = self._base(entry)
+        self._questions.add(_question(entry))
+
+    def _take_silent(self, now: float) -> dict[_Entry, None]:
+        """Take off the heap what has been silent for its whole ttl, and look at what has not."""
+        silent: dict[_Entry, None] = {}  # the heap may hold one twice: its ttl went up and down
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            due, entry = heapq.heappop(heap)
+            if entry.due != due:
+                continue  # removed, or queued again for another time
+            if now >= self._base(entry) + entry.ttl:
+                silent[entry] = None
+            else:
+                self._queue(entry, self._next_look(entry, now))
+        return silent
 
     def _queue(self, entry: _Entry, due: float) -> None:
         if entry.due == due:
@@ -442,6 +520,8 @@ class Catalogue:
             self._heap = [(e.due, e) for e in self._entries() if e is not entry]
             heapq.heapify(self._heap)
         heapq.heappush(self._heap, (due, entry))
+        if self._heap[0][1] is entry:
+            self.sooner = True
 
     def _mass_silence(self, now: float) -> bool:
         """Whether more than half, and not just a few, fell silent together.
@@ -474,6 +554,12 @@ class Catalogue:
         tombstones[incarnation] = now + TOMBSTONE_TTL  # the dict stays ordered by time
         while len(tombstones) > MAX_TOMBSTONES or tombstones[next(iter(tombstones))] <= now:
             del tombstones[next(iter(tombstones))]
+
+    def _release(self, entry: _Entry, now: float) -> None:
+        """An incarnation is gone; the one that it replaced may turn out to be alive."""
+        tombstones = self._tombstones
+        if entry.predecessor in tombstones:
+            tombstones[entry.predecessor] = min(tombstones[entry.predecessor], now + LATE)
 
     def _buried(self, incarnation: str, now: float) -> bool:
         if not incarnation or self._tombstones.get(incarnation, now) <= now:

@@ -27,6 +27,7 @@ async def connect(target: str | Transport | None = None, **options: Any) -> Regi
 
     Raises:
         TransportError: the broker cannot be reached.
+        RegistryClosed: `close_default` was called meanwhile.
         ValueError: an option makes no sense, or a later call asks for something else than
             the first one did.
     """
@@ -43,14 +44,21 @@ async def connect(target: str | Transport | None = None, **options: Any) -> Regi
             "the registry of this process was made already, with another target or options;"
             " call connect() without any, or make a Registry of your own"
         )
-    return await asyncio.shield(current)
+    try:
+        return await asyncio.shield(current)
+    except asyncio.CancelledError:
+        caller = asyncio.current_task()
+        if current.cancelled() and not (caller and caller.cancelling()):
+            raise RegistryClosed("this registry was closed while it started") from None
+        raise
 
 
 def get_default() -> Registry:
     """The registry of this process.
 
     Raises:
-        RegistryClosed: `connect` has not been called, or has not finished.
+        RegistryClosed: `connect` has not been called, or has not finished, or the registry
+            has been closed since.
     """
     if _starting is None or not _starting.done() or _is_over(_starting):
         raise RegistryClosed("no registry in this process yet; await aioregistry.connect() first")
@@ -64,7 +72,7 @@ async def close_default() -> None:
     """
     global _starting
     current, _starting = _starting, None
-    if current is None:
+    if current is None or current.get_loop().is_closed():
         return
     if not current.done():
         current.cancel()
@@ -79,7 +87,9 @@ async def _start(registry: Registry) -> Registry:
 
 
 def _is_over(start: asyncio.Task[Registry]) -> bool:
-    """Whether this start failed, or belongs to an event loop that is gone."""
+    """Whether this start failed, or its registry was closed, or its event loop is gone."""
     if start.get_loop().is_closed():
         return True
-    return start.done() and (start.cancelled() or start.exception() is not None)
+    if not start.done():
+        return False
+    return start.cancelled() or start.exception() is not None or start.result().closed

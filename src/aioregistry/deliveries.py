@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from aioregistry.announcer import Announced
-from aioregistry.errors import TransportError
+from aioregistry.errors import RegistryError, TransportError
 
 __all__ = ["Deliveries", "Delivery"]
 
@@ -33,7 +33,7 @@ class Delivery:
         if not self.done.done():
             self.done.set_result(None)
 
-    def fail(self, error: TransportError) -> None:
+    def fail(self, error: RegistryError) -> None:
         """Tell the one who waits why it will not be."""
         if not self.done.done():
             self.done.set_exception(error)
@@ -45,6 +45,7 @@ class Deliveries:
     def __init__(self) -> None:
         self._unsent: dict[Announced, list[Delivery]] = {}
         self._unconfirmed: list[Delivery] = []
+        self._confirming: list[Delivery] = []
 
     @property
     def unsent(self) -> tuple[Announced, ...]:
@@ -74,8 +75,14 @@ class Deliveries:
 
     def take_sent(self) -> list[Delivery]:
         """Those that were sent and wait to be confirmed, once."""
-        batch, self._unconfirmed = self._unconfirmed, []
-        return batch
+        self._confirming, self._unconfirmed = self._unconfirmed, []
+        return self._confirming
+
+    def deny(self, error: TransportError) -> None:
+        """The broker has refused what was sent to the subjects of the error."""
+        for delivery in (*self._confirming, *self._unconfirmed):
+            if delivery.subject in error.subjects:
+                delivery.fail(error)
 
     def unsure(self, batch: list[Delivery]) -> None:
         """It is not known whether these messages arrived: they count as not sent."""
@@ -93,7 +100,7 @@ class Deliveries:
             if not self._unsent[announced]:
                 del self._unsent[announced]
 
-    def give_up(self, error: TransportError) -> None:
+    def give_up(self, error: RegistryError) -> None:
         """Nothing more will be sent."""
         for deliveries in (*self._unsent.values(), self._unconfirmed):
             for delivery in deliveries:

@@ -25,6 +25,9 @@ class Ears:
         subjects: the subjects of the tenant.
         node: the random name of this registry.
         on_ping: takes the name that was asked for, and the payload of the ping.
+
+    Attributes:
+        node: the name of this registry, if it may be asked after by that name; or empty.
     """
 
     def __init__(
@@ -32,9 +35,10 @@ class Ears:
     ) -> None:
         self._link = link
         self._subjects = subjects
-        self._node = node
+        self.node = node
         self._on_ping = on_ping
-        self._alive = False
+        self._alive: Subscription | None = None
+        self._proven = False
         self._ears: dict[str, Subscription | None] = {}
 
     async def listen_for(self, names: Collection[str]) -> None:
@@ -45,9 +49,8 @@ class Ears:
         """
         wanted = {*names, EVERYBODY} if names else set[str]()
         missing = wanted - self._ears.keys()
-        if missing and not self._alive:
-            await self._link.transport.subscribe(self._subjects.alive(self._node), _overhear)
-            self._alive = True
+        if missing and not self._proven:
+            await self._prove_alive()
         if missing:
             outcomes = await asyncio.gather(*map(self._listen, sorted(missing)))
             for error in filter(None, outcomes):
@@ -57,13 +60,33 @@ class Ears:
             if ear is not None:
                 await ear.unsubscribe()
 
+    def deny(self, error: TransportError) -> None:
+        """The broker refuses the subjects of the error."""
+        if self.node and self._subjects.alive(self.node) in error.subjects:
+            # With that name in its announcements it would be taken for dead.
+            _logger.warning(
+                "a crash of this process will be seen no earlier than its ttl: %s", error
+            )
+            self.node = ""
+
+    async def _prove_alive(self) -> None:
+        """See to it that whoever asks for our node hears that we are there."""
+        try:
+            if self._alive is None:
+                self._alive = await self._link.subscribe(self._subjects.alive(self.node), _overhear)
+            await self._link.flush()
+        except TransportError as error:
+            if not error.subjects:
+                raise
+        self._proven = True
+
     async def _listen(self, name: str) -> TransportError | None:
         def on_ping(_subject: str, payload: bytes) -> None:
             self._on_ping(name, payload)
 
         subject = self._subjects.ping(name)
         try:
-            self._ears[name] = await self._link.transport.subscribe(subject, on_ping)
+            self._ears[name] = await self._link.subscribe(subject, on_ping)
         except TransportError as error:
             if not error.subjects:
                 return error

@@ -9,6 +9,8 @@ RegistryError
 └── NoFreePort      (OSError)      every port of the range is taken
 """
 
+from typing import Self
+
 __all__ = [
     "InvalidService",
     "NoFreePort",
@@ -40,6 +42,10 @@ class TransportError(RegistryError):
         super().__init__(message)
         self.permanent = permanent
         self.subjects = subjects
+
+    def again(self) -> Self:
+        """The same error once more: of several who wait for one thing, each raises its own."""
+        return type(self)(str(self), permanent=self.permanent, subjects=self.subjects)
 
 
 class RegistryClosed(RegistryError):

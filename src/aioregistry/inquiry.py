@@ -7,12 +7,16 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Final
 
+from aioregistry.errors import TransportError
+
 __all__ = ["Inquiries", "Inquiry"]
 
 QUIET: Final = 2.0
 """Answers have stopped when none came for so many times what the first one took."""
 
 MIN_QUIET: Final = 0.01
+MAX_QUIET: Final = 0.25
+"""The first answer may have been no answer, but an instance that came up later."""
 
 
 class Inquiry:
@@ -20,16 +24,18 @@ class Inquiry:
 
     Attributes:
         nobody: the broker says that nobody listens to the ping.
+        refusal: why the broker does not let us ask, or hear the answers.
     """
 
     def __init__(self) -> None:
         self.nobody = False
+        self.refusal: TransportError | None = None
         self.users = 0
         self._asked: float | None = None
         self._first: float | None = None
         self._last = 0.0
         self._asking: asyncio.Event | None = None
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters: dict[asyncio.Future[None], None] = {}
 
     async def ask_once(
         self, ask: Callable[[], Awaitable[None]], now: float, patience: float
@@ -39,12 +45,12 @@ class Inquiry:
         Of several callers at once, one asks and the others wait for it; when that one is
         cancelled or fails, the next takes over.
         """
-        while self._asked is None or now - self._asked > patience:
+        while self._asking is not None or self._asked is None or now - self._asked > patience:
             if self._asking is not None:
                 await self._asking.wait()
                 continue
             self._asking = asyncio.Event()
-            self.nobody, self._first = False, None
+            self.nobody, self.refusal, self._first = False, None, None
             before, self._asked = self._asked, now
             try:
                 await ask()
@@ -60,7 +66,8 @@ class Inquiry:
         """When the answers count as complete if no further one comes; None without any."""
         if self._first is None or self._asked is None:
             return None
-        return self._last + max(QUIET * (self._first - self._asked), MIN_QUIET)
+        quiet = QUIET * (self._first - self._asked)
+        return self._last + min(max(quiet, MIN_QUIET), MAX_QUIET)
 
     def heard(self, now: float) -> None:
         """An instance of the name announced itself."""
@@ -80,13 +87,13 @@ class Inquiry:
         """Wait until something changes, or the event loop's clock reads `until`."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
-        self._waiters.add(waiter)
+        self._waiters[waiter] = None
         timer = loop.call_at(until, _finish, waiter)
         try:
             await waiter
         finally:
             timer.cancel()
-            self._waiters.discard(waiter)
+            self._waiters.pop(waiter, None)
 
 
 class Inquiries:
@@ -101,6 +108,10 @@ class Inquiries:
     def get(self, name: str) -> Inquiry | None:
         """The inquiry for `name` that is under way."""
         return self._inquiries.get(name)
+
+    def items(self) -> list[tuple[str, Inquiry]]:
+        """All inquiries that are under way, with the names that they are for."""
+        return list(self._inquiries.items())
 
     @contextmanager
     def join(self, name: str) -> Generator[Inquiry]:

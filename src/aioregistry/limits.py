@@ -14,10 +14,12 @@ __all__ = [
     "EVERYBODY",
     "MAX_FIELD_BYTES",
     "MAX_ID",
+    "MAX_INSTANCES_PER_NAME",
     "MAX_METADATA_BYTES",
     "MAX_METADATA_ENTRIES",
     "MAX_NAME_BYTES",
     "MAX_PAYLOAD_BYTES",
+    "MAX_PREFIX_BYTES",
     "MAX_TTL",
     "MIN_TTL",
     "check_field",
@@ -29,11 +31,13 @@ __all__ = [
 ]
 
 MAX_NAME_BYTES: Final = 255
+MAX_PREFIX_BYTES: Final = 128
 MAX_FIELD_BYTES: Final = 2048
 MAX_ID: Final = 64
 MAX_METADATA_ENTRIES: Final = 128
 MAX_METADATA_BYTES: Final = 32 * 1024
 MAX_PAYLOAD_BYTES: Final = 64 * 1024
+MAX_INSTANCES_PER_NAME: Final = 50_000
 MIN_TTL: Final = 0.2
 MAX_TTL: Final = 86_400.0
 
@@ -124,13 +128,18 @@ def fits(service: Service) -> bool:
     return (
         is_name(service.name)
         and all(
-            len(text) <= MAX_FIELD_BYTES and _UNPRINTABLE.search(text) is None
+            _size(text) <= MAX_FIELD_BYTES and _UNPRINTABLE.search(text) is None
             for text in (service.address, service.network, service.url, service.version)
         )
-        and len(service.host) <= MAX_FIELD_BYTES
+        and _size(service.host) <= MAX_FIELD_BYTES
         and len(metadata) <= MAX_METADATA_ENTRIES
-        and sum(len(key) + len(value) for key, value in metadata.items()) <= MAX_METADATA_BYTES
+        and sum(_size(key) + _size(value) for key, value in metadata.items()) <= MAX_METADATA_BYTES
     )
+
+
+def _size(text: str) -> int:
+    """How many bytes a text from the wire has."""
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
 def _check_text(text: str, what: str) -> None:

@@ -1,15 +1,16 @@
-"""The registry's link to its broker: whether it is up, and how it is brought up."""
+"""The registry's link to its broker: whether it is up, and what the broker refuses."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from aioregistry.errors import TransportError
-from aioregistry.transports.base import LinkState, Transport
+from aioregistry.transports.base import Handler, LinkState, Subscription, Transport
 
 __all__ = ["Link"]
 
@@ -17,6 +18,10 @@ _logger = logging.getLogger("aioregistry")
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
+
+CHECK_INTERVAL: Final = 10.0
+"""How often the broker is asked whether it has refused something, in seconds: nothing else
+tells those who wait for no answer, such as a heartbeat that is no longer allowed."""
 
 
 class Link:
@@ -27,11 +32,14 @@ class Link:
         rng: where the jitter of the retries comes from.
         on_up: called, without arguments, each time the link comes up.
         on_down: called each time it goes down.
+        on_denied: called with what the broker refuses although the link is sound; the error's
+            `subjects` tell what it is about.
 
     Attributes:
         connected: whether the broker can be reached, as far as the transport knows.
         detail: the reason for the state, in words.
         losses: how often the link went down.
+        denied: how many messages and subscriptions the broker refused.
     """
 
     def __init__(
@@ -41,16 +49,24 @@ class Link:
         *,
         on_up: Callable[[], None],
         on_down: Callable[[], None],
+        on_denied: Callable[[TransportError], None],
     ) -> None:
         self.transport = transport
         self.connected = False
         self.detail = "not connected yet"
         self.losses = 0
+        self.denied = 0
         self._closed = False
+        self._hopeless = False
         self._rng = rng
         self._on_up = on_up
         self._on_down = on_down
+        self._on_denied = on_denied
         self._up = asyncio.Event()
+        self._doubt = asyncio.Event()
+        self._flushing = asyncio.Lock()
+        self._begun = self._finished = 0
+        self._outcome: TransportError | None = None
 
     async def open(self, timeout: float | None) -> None:  # noqa: ASYNC109 - the loop needs it
         """Connect, trying again until it works.
@@ -71,6 +87,7 @@ class Link:
                         await self.transport.connect(self._on_state)
                     except TransportError as error:
                         if error.permanent:
+                            self._hopeless, self.detail = True, str(error)
                             raise
                         last = error
                         self.detail = str(error)
@@ -95,22 +112,95 @@ class Link:
         """Take no more notice of the transport."""
         self._closed = True
         self.connected = False
-        self.detail = "closed"
+        if not self._hopeless:
+            self.detail = "closed"
 
     def error(self) -> TransportError:
         """The error for a caller who needs the broker while the link is down."""
-        return TransportError(f"no connection to {self.transport.address}: {self.detail}")
+        return TransportError(
+            f"no connection to {self.transport.address}: {self.detail}", permanent=self._hopeless
+        )
+
+    # ---- what the broker may refuse ----------------------------------------------------
+
+    async def subscribe(self, pattern: str, handler: Handler) -> Subscription:
+        """As `Transport.subscribe`; a refusal is passed on to whom it concerns."""
+        try:
+            return await self.transport.subscribe(pattern, handler)
+        except TransportError as error:
+            self._deny(error)
+            raise
+
+    async def unheard(self, subjects: Collection[str]) -> frozenset[str]:
+        """As `Transport.unheard`; refusals are passed on to whom they concern."""
+        try:
+            return await self.transport.unheard(subjects)
+        except TransportError as error:
+            if error.permanent and not error.subjects:
+                self.denied += 1  # the question as such is not allowed
+            self._deny(error)
+            raise
+
+    async def flush(self) -> None:
+        """As `Transport.flush`; refusals are passed on to whom they concern.
+
+        One at a time, so that each refusal is counted once; those who come while one is under
+        way share the next.
+        """
+        wanted = self._begun + 1
+        async with self._flushing:
+            if self._finished < wanted:
+                await self._flush()
+            outcome = self._outcome
+        if outcome is not None:
+            raise outcome.again()
+
+    async def _flush(self) -> None:
+        self._begun += 1
+        number, outcome = self._begun, None
+        try:
+            await self.transport.flush()
+        except TransportError as error:
+            self._deny(error)
+            outcome = error
+        self._finished, self._outcome = number, outcome
+
+    def check_soon(self) -> None:
+        """Ask soon whether the broker has refused something."""
+        self._doubt.set()
+
+    async def check_forever(self) -> None:
+        """Ask now and then whether the broker has refused something."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CHECK_INTERVAL):
+                    await self._doubt.wait()
+            self._doubt.clear()
+            await self.wait_connected()
+            with contextlib.suppress(TransportError):
+                await self.flush()
+
+    def _deny(self, error: TransportError) -> None:
+        if error.subjects:
+            self.denied += len(error.subjects)
+            self._on_denied(error)
+
+    # ------------------------------------------------------------------------------------
 
     def _on_state(self, state: LinkState, detail: str) -> None:
         up = state is LinkState.CONNECTED
-        if self._closed or up is self.connected:
+        if self._closed or (up is self.connected and (up or detail == self.detail)):
             return
         self.detail = detail
+        if up is self.connected:
+            _logger.warning("no link to %s: %s", self.transport.address, detail)
+            return
         self.connected = up
         if up:
             _logger.info("connected to %s: %s", self.transport.address, detail)
             self._up.set()
             self._on_up()
+            self.check_soon()
         else:
             self.losses += 1
             _logger.warning("lost %s: %s", self.transport.address, detail)

@@ -18,6 +18,10 @@ __all__ = ["Lookups"]
 
 MAX_COMPLETE: Final = 10_000
 
+DOUBT: Final = 0.02
+"""A question without an answer after so many seconds may have been refused: the broker does
+not tell before it is asked. Most are answered by then, and cost no round trip more."""
+
 
 class Lookups:
     """Finds instances, asking the fleet where memory does not do.
@@ -59,6 +63,7 @@ class Lookups:
                 selection = self._catalogue.select(name, where)
                 if selection.services:
                     return selection
+                self._check_allowed(inquiry)
                 now = self._clock()
                 quiet_at = None if wait else inquiry.quiet_at
                 if now >= until or self._hopeless(inquiry, wait=wait):
@@ -98,6 +103,8 @@ class Lookups:
             await self._ask(name, inquiry, until)
             while True:
                 services = self._catalogue.select(name, where).services
+                if not services:
+                    self._check_allowed(inquiry)
                 now, quiet_at = self._clock(), inquiry.quiet_at
                 if now >= until or self._hopeless(inquiry, wait=wait):
                     break
@@ -121,6 +128,7 @@ class Lookups:
         async def ask() -> None:
             await self._observer.look_at(name)
             await self._observer.asker.ping(name)
+            asyncio.get_running_loop().call_later(DOUBT, self._doubt, inquiry)
 
         try:
             async with asyncio.timeout_at(until):
@@ -130,6 +138,15 @@ class Lookups:
         except TransportError as error:
             if error.subjects:  # this very question is not allowed: no use in waiting
                 raise
+
+    def _doubt(self, inquiry: Inquiry) -> None:
+        if inquiry.users and inquiry.quiet_at is None:
+            self._link.check_soon()
+
+    def _check_allowed(self, inquiry: Inquiry) -> None:
+        refusal = inquiry.refusal
+        if refusal is not None:
+            raise refusal.again()
 
     def _hopeless(self, inquiry: Inquiry, *, wait: bool) -> bool:
         return not wait and (inquiry.nobody or not self._link.connected)

@@ -30,8 +30,18 @@ __all__ = ["Observer"]
 _logger = logging.getLogger("aioregistry")
 
 LATE: Final = 0.25
-"""A timer so many seconds late means that the event loop was blocked, and that what arrived
-meanwhile has not been read yet."""
+"""An answer of the broker so many seconds late means that it hung, or that our event loop was
+blocked, and that what arrived meanwhile may not have been read yet."""
+
+BEHIND: Final = 0.05
+"""A timer so many seconds late means that the event loop was blocked, and that the questions
+before an expiry may not have been asked in time."""
+
+_CATCH_UPS: Final = 3
+
+RETURN: Final = 0.8
+"""After an outage others reconnect later than we do, by so many seconds; their ttl of grace
+counts from then."""
 
 MAX_LOOKED_UP: Final = 1_000
 """Names that are observed only because somebody looked them up, and that nobody provides,
@@ -46,11 +56,12 @@ class _Observation:
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.subscriptions: list[Subscription] = []
+        self.refusal: TransportError | None = None
 
     @property
     def complete(self) -> bool:
-        """Whether both announcements and withdrawals are subscribed to."""
-        return len(self.subscriptions) == 2
+        """Whether both announcements and withdrawals are subscribed to, as far as is known."""
+        return len(self.subscriptions) == 2 and self.refusal is None
 
 
 class Observer:
@@ -61,6 +72,8 @@ class Observer:
         settings: the options of the registry.
         rng: where jitter comes from.
         clock: the monotonic clock, in seconds: the event loop's.
+        own: what this registry itself announces under a key.
+        node: the random name of this registry.
 
     Attributes:
         catalogue: what is known.
@@ -79,7 +92,12 @@ class Observer:
         *,
         rng: random.Random,
         clock: Callable[[], float],
+        own: Callable[[tuple[str, str]], Service | None],
+        node: str,
     ) -> None:
+        self._own = own
+        self._node = node
+        self._late = 0
         self.announcements = self.withdrawals = self.malformed = 0
         self._link = link
         self._clock = clock
@@ -93,8 +111,11 @@ class Observer:
         self._observed: dict[str, _Observation] = {}
         self._wildcards: list[str] = []
         self._looked_up: dict[str, None] = {}
-        self._watches: weakref.WeakSet[Watch] = weakref.WeakSet()
+        # In the order in which they came: that of a WeakSet depends on addresses in memory.
+        self._watches = weakref.WeakKeyDictionary[Watch, None]()
         self._log = LogLimiter(_logger)
+        self._closed = False
+        self._failure: BaseException | None = None
 
     # ---- observing ---------------------------------------------------------------------
 
@@ -117,9 +138,13 @@ class Observer:
             TransportError: the broker refused.
         """
         fresh = [pattern for pattern in patterns if pattern not in self._observed]
+        unproven: list[str] = []
         for pattern in patterns:
             self._looked_up.pop(pattern, None)
-            await self._subscribe(pattern)
+            if await self._subscribe(pattern):
+                unproven.append(pattern)
+        if unproven and self._link.connected:
+            await self._prove(unproven)
         if fresh and self._link.connected:
             self.asker.ask_for(fresh)
 
@@ -154,19 +179,24 @@ class Observer:
 
     def attach(self, watch: Watch) -> Iterable[Service]:
         """Offer every event to `watch` from now on; return what is known now."""
-        self._watches.add(watch)
+        if self._closed:
+            watch.end(self._failure)
+            return ()
+        self._watches[watch] = None
         names = filter(watch.concerns, self.catalogue.names)
         return [service for name in names for service in self.catalogue.services(name)]
 
     def detach(self, watch: Watch) -> None:
         """Offer no more events to `watch`."""
-        self._watches.discard(watch)
+        self._watches.pop(watch, None)
 
     # ---- what the link reports ---------------------------------------------------------
 
     def resume(self) -> None:
         """The link is up: everybody has a whole ttl to speak, and is asked to."""
-        self.catalogue.forgive(self._clock())
+        for observation in self._observed.values():
+            observation.refusal = None  # every one was tried again
+        self.catalogue.forgive(self._clock() + RETURN)
         self.vigil.resume()
         self.asker.ask_for(self._observed)
         self.inquiries.wake_all()
@@ -177,8 +207,23 @@ class Observer:
         self.inquiries.wake_all()
         self._alarm.wake()
 
+    def deny(self, error: TransportError) -> None:
+        """The broker refuses the subjects of the error: tell those who wait for them."""
+        self.vigil.deny(error)
+        refused = [name for name in self._observed if self._subjects_of(name) & error.subjects]
+        for pattern in refused:
+            self._observed[pattern].refusal = error
+        for watch in list(self._watches):
+            if any(self._is_deaf(pattern) for pattern in watch.observed):
+                watch.end(error)
+        for name, inquiry in self.inquiries.items():
+            if self._subjects.ping(name) in error.subjects or self._is_deaf(name):
+                inquiry.refusal = error
+                inquiry.wake()
+
     def close(self, error: BaseException | None) -> None:
         """End every watch and lookup, with an `error` if that is the cause."""
+        self._closed, self._failure = True, error
         self.catalogue.clear()
         for watch in list(self._watches):
             watch.end(error)
@@ -192,7 +237,9 @@ class Observer:
             await self._alarm.sleep_until(due)
             if not self._link.connected:
                 continue
-            if due is not None and self._clock() - due > LATE and not await self._catch_up():
+            if due is not None and self._clock() - due > BEHIND:
+                self.catalogue.call_late(self._clock())
+            if self.catalogue.silent(self._clock()) and not await self._catch_up():
                 continue
             self._publish_all(self.catalogue.expire(self._clock()))
             self.asker.take_up()
@@ -218,9 +265,32 @@ class Observer:
             inquiry = self.inquiries.get(name)
             if inquiry is not None:
                 inquiry.heard(now)
-        if event is not None:
-            self._publish(event)
+        if event is not None or self.catalogue.late != self._late:  # more than a heartbeat
+            self._late = self.catalogue.late
+            self._mind_rival(message, now)
+            if event is not None:
+                self._publish(event)
+        if self.catalogue.sooner:
+            self.catalogue.sooner = False
             self._alarm.wake_for(self.catalogue.next_deadline())
+
+    def _mind_rival(self, message: wire.Announcement, now: float) -> None:
+        """Tell if another process announces what this one announces: callers see one of them."""
+        place = message.address or message.url
+        own = self._own((message.name, place))
+        if own is None or message.id == own.id:
+            return
+        if message.node == self._node or (message.id and not message.node):
+            return  # an earlier incarnation of our own, or perhaps one
+        self._log.warning(
+            f"{message.name} {place}",
+            now,
+            "two processes announce %s at %s: this one, on host %s (id %s), and one on host %s"
+            " (id %s); callers see one instance that keeps restarting: stop one, or give each"
+            " its own address",
+            *(own.name, place, own.host, own.id),
+            *(message.host[:200] or "unknown", message.id[:64] or "none"),
+        )
 
     def _on_withdrawal(self, subject: str, payload: bytes) -> None:
         name = subject[len(self._subjects.unregister_prefix) :]
@@ -251,7 +321,7 @@ class Observer:
             self._publish(event)
 
     def _publish(self, event: ServiceEvent) -> None:
-        for watch in self._watches:
+        for watch in list(self._watches):  # one whose predicate raises detaches itself
             watch.offer(event)
         inquiry = self.inquiries.get(event.service.name)
         if inquiry is not None:
@@ -283,22 +353,26 @@ class Observer:
     def _is_observed(self, name: str) -> bool:
         return name in self._observed or any(matches(each, name) for each in self._wildcards)
 
-    async def _subscribe(self, pattern: str) -> None:
+    async def _subscribe(self, pattern: str) -> bool:
+        """Subscribe to what a pattern names; False if that was done before."""
         observation = self._observed.get(pattern)
         if observation is None:
             observation = self._observed[pattern] = _Observation()
             if is_pattern(pattern):
                 self._wildcards.append(pattern)
         if observation.complete or self._covered(pattern):
-            return
+            return False
         routes: tuple[tuple[str, Handler], ...] = (
             (self._subjects.register(pattern), self._on_announcement),
             (self._subjects.unregister(pattern), self._on_withdrawal),
         )
         async with observation.lock:
+            if observation.refusal is not None:  # perhaps it is allowed by now
+                observation.refusal = None
+                await _end(observation)
             try:
                 for subject, handler in routes[len(observation.subscriptions) :]:
-                    subscription = await self._link.transport.subscribe(subject, handler)
+                    subscription = await self._link.subscribe(subject, handler)
                     observation.subscriptions.append(subscription)
             except TransportError:
                 self._drop(pattern, observation)
@@ -306,6 +380,41 @@ class Observer:
             finally:
                 if self._observed.get(pattern) is not observation:  # unobserved meanwhile
                     await _end(observation)
+        return True
+
+    async def _prove(self, patterns: Iterable[str]) -> None:
+        """Learn whether the broker lets us hear what the patterns name.
+
+        Raises:
+            TransportError: it does not; then they are not observed.
+        """
+        try:
+            await self._link.flush()
+        except TransportError as error:
+            if not error.subjects:
+                return  # trouble with the link: they come into force with the next one
+        refusal: TransportError | None = None
+        for pattern in patterns:
+            observation = self._observed.get(pattern)
+            if observation is not None and observation.refusal is not None:
+                refusal = observation.refusal
+                self._drop(pattern, observation)
+                await _end(observation)
+        if refusal is not None:
+            raise refusal
+
+    def _subjects_of(self, pattern: str) -> frozenset[str]:
+        return frozenset((self._subjects.register(pattern), self._subjects.unregister(pattern)))
+
+    def _is_deaf(self, pattern: str) -> bool:
+        """Whether a refusal is why nothing that the pattern names arrives."""
+        observation = self._observed.get(pattern)
+        if observation is None or observation.complete or self._covered(pattern):
+            return False
+        return any(
+            each.refusal is not None and covers(wider, pattern)
+            for wider, each in self._observed.items()
+        )
 
     def _drop(self, pattern: str, observation: _Observation) -> None:
         if self._observed.get(pattern) is observation:
@@ -325,12 +434,22 @@ class Observer:
                 await self.unobserve(name)
 
     async def _catch_up(self) -> bool:
-        """Let in what arrived while the event loop was blocked; False if that failed."""
-        try:
-            await self._link.transport.flush()
-        except TransportError:
+        """Let in what is on its way; False if the link does not answer: then nobody is judged.
+
+        The broker may have hung, or our own event loop. What others said meanwhile may come
+        after the answer to us, so after a late answer the broker is asked again.
+        """
+        for _ in range(_CATCH_UPS):
+            asked = self._clock()
+            try:
+                await self._link.flush()
+            except TransportError as error:
+                if not error.subjects:
+                    await asyncio.sleep(_RETRY)
+                    return False
+            if self._clock() - asked < LATE:
+                break
             await asyncio.sleep(_RETRY)
-            return False
         return True
 
 

@@ -17,7 +17,7 @@ from aioregistry.alarm import Alarm
 from aioregistry.announcer import Announced, Announcer
 from aioregistry.deliveries import Deliveries, Delivery
 from aioregistry.ears import Ears
-from aioregistry.errors import InvalidService, NotRegistered, TransportError
+from aioregistry.errors import InvalidService, NotRegistered, RegistryError, TransportError
 from aioregistry.limits import EVERYBODY, MAX_PAYLOAD_BYTES
 from aioregistry.link import Link
 from aioregistry.service import Service
@@ -86,7 +86,6 @@ class Provider:
         self._link = link
         self._settings = settings
         self._subjects = wire.Subjects(settings.prefix)
-        self._node = node
         self._clock = clock
         self._announcer = Announcer(settings.interval, rng)
         self._alarm = Alarm()
@@ -192,8 +191,11 @@ class Provider:
             for withdrawal in self._withdrawals:
                 withdrawal.due = self._clock()
             await self._send_withdrawals()
-            await self._link.transport.flush()
-        self._deliveries.give_up(self._link.error())
+            await self._link.flush()
+
+    def close(self, error: RegistryError) -> None:
+        """Tell whoever still waits for the broker why nothing more will come of it."""
+        self._deliveries.give_up(error)
 
     # ---- what the link reports ---------------------------------------------------------
 
@@ -209,6 +211,11 @@ class Provider:
         self._deliveries.suspend()
         unconfirmed, self._unconfirmed = self._unconfirmed, []
         self._say_again([*self._withdrawals, *unconfirmed])
+
+    def deny(self, error: TransportError) -> None:
+        """The broker refuses the subjects of the error: tell those who wait for them."""
+        self._deliveries.deny(error)
+        self._ears.deny(error)
 
     # ---- the two tasks -----------------------------------------------------------------
 
@@ -232,7 +239,7 @@ class Provider:
             batch, withdrawals = self._deliveries.take_sent(), self._unconfirmed
             self._unconfirmed = []
             try:
-                await self._link.transport.flush()
+                await self._link.flush()
             except TransportError as error:
                 self._sort_out(batch, withdrawals, error)
             else:
@@ -304,7 +311,7 @@ class Provider:
     async def _publish_withdrawal(self, withdrawal: _Withdrawal) -> None:
         announced = withdrawal.announced
         subject = self._subjects.unregister(announced.service.name)
-        payload = wire.encode_withdrawal(announced.service, seq=announced.seq, node=self._node)
+        payload = wire.encode_withdrawal(announced.service, seq=announced.seq, node=self._ears.node)
         await self._publish(announced, subject, payload)
         withdrawal.said = True
         self._unconfirmed.append(withdrawal)
@@ -333,19 +340,20 @@ class Provider:
     def _encode(self, service: Service, seq: int) -> bytes:
         settings = self._settings
         return wire.encode_announcement(
-            service, ttl=settings.ttl, registered=settings.wall_clock(), seq=seq, node=self._node
+            service,
+            ttl=settings.ttl,
+            registered=settings.wall_clock(),
+            seq=seq,
+            node=self._ears.node,
         )
 
     def _sort_out(
         self, batch: list[Delivery], withdrawals: list[_Withdrawal], error: TransportError
     ) -> None:
         """The broker did not confirm what was sent, or not all of it."""
-        if error.subjects:
+        if error.subjects:  # those that were refused know it already
             for delivery in batch:
-                if delivery.subject in error.subjects:
-                    delivery.fail(error)
-                else:
-                    delivery.succeed()
+                delivery.succeed()
             return
         self._deliveries.unsure(batch)
         self._say_again(withdrawals)

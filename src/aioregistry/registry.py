@@ -37,7 +37,7 @@ __all__ = ["Registry"]
 
 _logger = logging.getLogger("aioregistry")
 
-_FAREWELL: Final = 2.0
+_FAREWELL: Final = 1.2
 """For how long closing tries to get the withdrawals out, in seconds."""
 
 
@@ -56,9 +56,22 @@ class _Session:
         self.rng = settings.rng or random.Random()
         clock = asyncio.get_running_loop().time
         self.node = self.new_id()
-        self.link = Link(transport, self.rng, on_up=self._on_up, on_down=self._on_down)
+        self.link = Link(
+            transport,
+            self.rng,
+            on_up=self._on_up,
+            on_down=self._on_down,
+            on_denied=self._on_denied,
+        )
         self.provider = Provider(self.link, settings, node=self.node, rng=self.rng, clock=clock)
-        self.observer = Observer(self.link, settings, rng=self.rng, clock=clock)
+        self.observer = Observer(
+            self.link,
+            settings,
+            rng=self.rng,
+            clock=clock,
+            own=self.provider.current,
+            node=self.node,
+        )
         self.lookups = Lookups(
             self.observer, self.link, patience=settings.lookup_timeout, clock=clock
         )
@@ -78,6 +91,10 @@ class _Session:
     def _on_down(self) -> None:
         self.provider.suspend()
         self.observer.suspend()
+
+    def _on_denied(self, error: TransportError) -> None:
+        self.provider.deny(error)
+        self.observer.deny(error)
 
 
 class Registry:
@@ -193,7 +210,7 @@ class Registry:
     async def aclose(self) -> None:
         """Withdraw everything that was registered here, and close.
 
-        Takes at most about four seconds, usually a round trip. Doing it twice is harmless.
+        Takes at most two seconds, usually a round trip. Doing it twice is harmless.
         A cancelled call finishes the closing before it lets the cancellation through.
         """
         self._closed = True
@@ -322,6 +339,11 @@ class Registry:
     def registered(self) -> tuple[Service, ...]:
         """The services that this registry announces."""
         return self._session.provider.services if self._session else ()
+
+    @property
+    def balancer(self) -> Balancer:
+        """Which of several instances `get_service` takes unless it is told otherwise."""
+        return self._balancer
 
     # ---- looking up --------------------------------------------------------------------
 
@@ -478,6 +500,16 @@ class Registry:
     # ---- health ------------------------------------------------------------------------
 
     @property
+    def address(self) -> str:
+        """Where the broker is: its URL, or several with commas between; never credentials."""
+        return self._transport.address
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed: it cannot be used any longer."""
+        return self._closed
+
+    @property
     def connected(self) -> bool:
         """Whether the broker can be reached, as far as is known."""
         return self._session is not None and self._session.link.connected
@@ -523,6 +555,7 @@ class Registry:
             announcements_received=observer.announcements,
             withdrawals_received=observer.withdrawals,
             pings_received=provider.pinged,
+            denied=link.denied,
             malformed=observer.malformed,
             late=catalogue.late,
             rejected=catalogue.rejected,
@@ -571,6 +604,7 @@ class Registry:
             async with anyio.create_task_group() as group:
                 if patience is None:
                     group.start_soon(session.link.open, None)
+                group.start_soon(session.link.check_forever)
                 group.start_soon(session.provider.send_forever)
                 group.start_soon(session.provider.confirm_forever)
                 group.start_soon(session.observer.expire_forever)
@@ -594,6 +628,7 @@ class Registry:
                 except TransportError as error:
                     _logger.warning("withdrawals may be lost: %s", error)
             session.link.close()
+            session.provider.close(session.failure or RegistryClosed("the registry was closed"))
             session.observer.close(session.failure)
             await self._transport.aclose()
         if not session.ready.done():

@@ -12,7 +12,7 @@ from typing import Any
 
 from aioregistry.choosing import Balancer, Predicate, RoundRobin, not_critical
 from aioregistry.errors import InvalidService
-from aioregistry.limits import MAX_TTL, MIN_TTL, check_field, check_name
+from aioregistry.limits import MAX_PREFIX_BYTES, MAX_TTL, MIN_TTL, check_field, check_name
 
 __all__ = ["Settings"]
 
@@ -63,6 +63,10 @@ class Settings:
     def _check_texts(self) -> None:
         try:
             check_name(self.prefix, "prefix")
+            if len(self.prefix.encode()) > MAX_PREFIX_BYTES:
+                raise ValueError(
+                    f"prefix must have at most {MAX_PREFIX_BYTES} bytes, not {self.prefix!r}"
+                )
             if self.hostname is not None:
                 check_field("hostname", self.hostname)
         except InvalidService as error:

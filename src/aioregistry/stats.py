@@ -26,6 +26,7 @@ class Stats:
         announcements_received: valid announcements received.
         withdrawals_received: valid withdrawals received.
         pings_received: pings received for services of this registry.
+        denied: messages and subscriptions that the broker refused, for lack of permission.
         malformed: messages dropped because they were none.
         late: messages dropped because their incarnation was already gone.
         rejected: announcements that `accept` did not let in.
@@ -49,6 +50,7 @@ class Stats:
     announcements_received: int
     withdrawals_received: int
     pings_received: int
+    denied: int
     malformed: int
     late: int
     rejected: int

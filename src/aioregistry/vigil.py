@@ -9,7 +9,9 @@ dead, and its instances need not be kept for their whole ttl.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from aioregistry.catalogue import Catalogue
@@ -20,11 +22,18 @@ from aioregistry.wire import Subjects
 
 __all__ = ["Vigil"]
 
+_logger = logging.getLogger("aioregistry")
+
 RECONNECTED: Final = 2.15
 """How long a node has to be gone, in seconds: a provider whose connection was cut for two
 seconds is back by then."""
 
+PROMPT: Final = 0.1
+"""What is added to that where looks come all the time: there the first one may see a cut at
+its very beginning, so that nothing is left for a busy machine."""
+
 _RETRY: Final = 0.5
+_REFUSED_RETRY: Final = 60.0
 _LOOK_COST: Final = 0.0005
 """What looking at a further node adds to the time between two looks at all, in seconds."""
 
@@ -59,7 +68,16 @@ class Vigil:
         self._clock = clock
         self._overdue: set[str] = set()
         self._gone: dict[str, float] = {}
+        self._up_since = float("-inf")
+        self._asked: AbstractSet[str] = frozenset()
+        self._not_before = float("-inf")
         self._work = asyncio.Event()
+
+    @property
+    def _patience(self) -> float:
+        """How long a node has to be gone."""
+        prompt = self._link.transport.look_interval is not None
+        return RECONNECTED + PROMPT if prompt else RECONNECTED
 
     def take_up(self) -> None:
         """Take up the nodes whose heartbeats are late, soon."""
@@ -69,9 +87,19 @@ class Vigil:
             self._work.set()
 
     def resume(self) -> None:
-        """The link is up again: what was seen before it was lost counts no longer."""
+        """The link is up again: what was seen before it was lost counts no longer.
+
+        After an outage a large fleet may take long to be back, so whoever has not spoken since
+        is not judged here: its ttl of grace decides.
+        """
+        self._up_since = self._clock()
         self._gone.clear()
         self._overdue.clear()
+
+    def deny(self, error: TransportError) -> None:
+        """The broker refuses the subjects of the error."""
+        if not self._asked.isdisjoint(error.subjects):
+            self._refuse(error)
 
     async def run_forever(self) -> None:
         """Do the looking."""
@@ -82,18 +110,30 @@ class Vigil:
                 continue
             try:
                 await self._look_at(nodes)
-            except TransportError:
+            except TransportError as error:
+                if error.permanent and not error.subjects:
+                    self._refuse(error)
                 self._overdue |= nodes
                 self._work.set()
                 await asyncio.sleep(_RETRY)
+            if self._not_before > self._clock():
+                await asyncio.sleep(self._not_before - self._clock())
+
+    def _refuse(self, error: TransportError) -> None:
+        """We have no right to ask: an instance dies when its ttl has passed."""
+        _logger.warning("crashes will be seen no earlier than the ttl: %s", error)
+        self._not_before = self._clock() + _REFUSED_RETRY
 
     async def _next_nodes(self) -> set[str]:
         """Wait until it is time to look, and return at whom."""
         interval = self._link.transport.look_interval
-        if interval is not None:
-            await asyncio.sleep(interval + _LOOK_COST * len(self._catalogue.nodes))
-            return set(self._catalogue.nodes)
         again = min(self._gone.values(), default=None)
+        if interval is not None:
+            pause = interval + _LOOK_COST * len(self._catalogue.nodes)
+            if again is not None:
+                pause = min(pause, again + self._patience - self._clock())
+            await asyncio.sleep(max(0.0, pause))
+            return {*self._catalogue.nodes, *self._gone}
         try:
             async with asyncio.timeout_at(None if again is None else again + RECONNECTED):
                 await self._work.wait()
@@ -107,7 +147,8 @@ class Vigil:
     async def _look_at(self, nodes: set[str]) -> None:
         asked, losses = self._clock(), self._link.losses
         subjects = {self._subjects.alive(node): node for node in sorted(nodes)}
-        unheard = await self._link.transport.unheard(subjects)
+        self._asked = subjects.keys()
+        unheard = await self._link.unheard(subjects)
         if losses != self._link.losses:
             return  # who lost its own link cannot tell who else did
         gone = {subjects[subject] for subject in unheard}
@@ -115,8 +156,9 @@ class Vigil:
             self._gone.pop(node, None)
         for node in gone:
             self._gone.setdefault(node, asked)
-        dead = {node: since for node, since in self._gone.items() if asked - since >= RECONNECTED}
+        gone_since = asked - self._patience
+        dead = {node: since for node, since in self._gone.items() if since <= gone_since}
         for node in dead:
             del self._gone[node]
         if dead:
-            self._publish(self._catalogue.expel(dead))
+            self._publish(self._catalogue.expel(dead, heard_since=self._up_since))

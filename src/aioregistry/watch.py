@@ -64,6 +64,9 @@ class Watch:
     begins to match is REGISTERED, one that ceases to match is UNREGISTERED.
 
     Cancelling the task that waits for the next event loses nothing.
+
+    Attributes:
+        observed: the names and patterns that it watches.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class Watch:
         include_current: bool = True,
     ) -> None:
         self._source = source
-        self._observed = patterns
+        self.observed = patterns
         self._names = frozenset(pattern for pattern in patterns if not is_pattern(pattern))
         self._patterns = tuple(pattern for pattern in patterns if is_pattern(pattern))
         self._where = where
@@ -149,7 +152,9 @@ class Watch:
             if self._include_current:
                 for service in current:
                     self.offer(ServiceEvent(EventType.REGISTERED, service))
-        await self._source.observe(*self._observed)
+        if self._ended:
+            return
+        await self._source.observe(*self.observed)
         self._started = True
 
     async def _wait(self) -> None:

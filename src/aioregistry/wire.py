@@ -6,8 +6,7 @@ every change of content) and `node` (the announcing registry).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from sys import intern
+from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 import msgspec
@@ -91,19 +90,24 @@ class Announcement(
         """How long the instance lives after this message, in seconds, within our limits."""
         return min(max(self.duration * (TTL_PER_DURATION / 1000), MIN_TTL), MAX_TTL)
 
-    def service(self, metadata: FrozenDict[str, str] | None = None) -> Service:
-        """The instance that this message describes; strings that tend to repeat are shared.
+    def service(
+        self,
+        metadata: FrozenDict[str, str] | None = None,
+        share: Callable[[str], str] = str,
+    ) -> Service:
+        """The instance that this message describes.
 
         Args:
             metadata: an equal mapping to use in place of a copy of the message's own.
+            share: gives the object to use for a text that tends to repeat.
         """
         return Service(
-            name=intern(self.name),
+            name=share(self.name),
             address=self.address,
-            network=intern(self.network),
+            network=share(self.network),
             url=self.url,
-            version=intern(self.version),
-            host=intern(self.host),
+            version=share(self.version),
+            host=share(self.host),
             metadata=FrozenDict(self.metadata) if metadata is None else metadata,
             status=_STATUSES.get(self.status, Status.PASSING),
             id=self.id,

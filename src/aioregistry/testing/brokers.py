@@ -37,7 +37,9 @@ class Broker:
         port: the TCP port on 127.0.0.1.
     """
 
-    def __init__(self, command: Sequence[str], scheme: str, port: int, greeting: bytes) -> None:
+    def __init__(
+        self, command: Sequence[str], scheme: str, port: int, greeting: tuple[bytes, ...]
+    ) -> None:
         self.port = port
         self.url = f"{scheme}://127.0.0.1:{port}"
         self._command = command
@@ -124,7 +126,7 @@ class Broker:
             socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe,
         ):
             probe.sendall(b"PING\r\n")
-            return probe.recv(5).startswith(self._greeting)
+            return probe.recv(7).startswith(self._greeting)
         return False
 
 
@@ -133,7 +135,7 @@ def nats_server(*options: str, port: int | None = None) -> Generator[Broker]:
     """Run a nats-server, with further command line `options`, until the block ends."""
     port = port or _free_port()
     command = (_nats_binary(), "--addr", "127.0.0.1", "--port", str(port), *options)
-    with Broker(command, "nats", port, b"INFO") as broker:
+    with Broker(command, "nats", port, (b"INFO",)) as broker:
         yield broker
 
 
@@ -144,7 +146,7 @@ def redis_server(*options: str, port: int | None = None) -> Generator[Broker]:
     with tempfile.TemporaryDirectory(prefix="aioregistry-redis-") as folder:
         settings = ("--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no")
         command = (_redis_binary(), *settings, "--dir", folder, *options)
-        with Broker(command, "redis", port, b"+PONG") as broker:
+        with Broker(command, "redis", port, (b"+PONG", b"-NOAUTH")) as broker:
             yield broker
 
 

@@ -39,7 +39,7 @@ class Faults:
                 raise ValueError(f"{name} must be a time in seconds, not {getattr(self, name)!r}")
 
     @property
-    def random(self) -> bool:
+    def uneven(self) -> bool:
         """Whether messages fare differently from each other."""
         return bool(self.loss or self.duplication or self.reordering)
 

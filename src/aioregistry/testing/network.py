@@ -52,11 +52,14 @@ class SimulatedNetwork:
         seed: where all randomness comes from.
         faults: what happens to messages; may be set anew at any time.
         monitor: sees everything.
+        look_interval: as for `Transport`, in seconds: None makes it a broker like NATS,
+            a number one like Redis.
 
     Attributes:
         seed: as given.
         faults: as given.
         monitor: as given.
+        look_interval: as given.
         drop: which messages to lose on their way to which process, besides those that
             `faults` takes; None: none.
         running: whether the broker runs.
@@ -69,10 +72,12 @@ class SimulatedNetwork:
         *,
         faults: Faults | None = None,
         monitor: NetworkMonitor | None = None,
+        look_interval: float | None = None,
     ) -> None:
         self.seed = seed
         self.faults = faults or Faults()
         self.monitor = monitor or NetworkMonitor()
+        self.look_interval = look_interval
         self.drop: Callable[[Message, SimulatedProcess], bool] | None = None
         self.running = True
         self.processes: dict[str, SimulatedProcess] = {}
@@ -142,9 +147,12 @@ class SimulatedNetwork:
 
     # ---- the side of the processes -----------------------------------------------------
 
-    def isolated(self, process: SimulatedProcess) -> None:
-        """A process lost its way to the broker, without anybody being told."""
+    def isolated(self, process: SimulatedProcess, *, noticed: bool) -> None:
+        """A process lost its way to the broker, and both ends know or have to find out."""
         for transport in self._of(process):
+            if noticed:
+                transport.break_off("the connection broke", self._rng.uniform(0, NOTICED))
+                continue
             transport.probe(self._rng.uniform(*PROBED))
             self._loop.call_later(
                 self._rng.uniform(*DROPPED), self._drop, transport, context=self._context
@@ -218,7 +226,7 @@ class SimulatedNetwork:
             self.monitor.lost(message, None)
             return
         faults = process.faults or self.faults
-        lags = faults.lags(self._rng) if faults.random else (faults.latency,)
+        lags = faults.lags(self._rng) if faults.uneven else (faults.latency,)
         if not lags:
             self.monitor.lost(message, None)
         for lag in lags:
@@ -286,10 +294,10 @@ class SimulatedNetwork:
                 self.monitor.lost(message, process)
                 continue
             faults = process.faults or self.faults
-            if not faults.random and not faults.latency:
+            if not faults.uneven and not faults.latency:
                 common.append(interest)
                 continue
-            lags = faults.lags(self._rng) if faults.random else (faults.latency,)
+            lags = faults.lags(self._rng) if faults.uneven else (faults.latency,)
             if not lags:
                 self.monitor.lost(message, process)
             for lag in lags:

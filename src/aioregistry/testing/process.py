@@ -175,12 +175,17 @@ class SimulatedProcess:
             self._end.set_result(None)
         self.network.monitor.changed(self, "crashed" if noticed else "crashed unnoticed")
 
-    def partition(self) -> None:
-        """Cut its way to the broker, without anybody being told."""
+    def partition(self, *, noticed: bool = False) -> None:
+        """Cut its way to the broker.
+
+        Args:
+            noticed: whether both ends see the connection break. False: nobody is told, and
+                each finds out after a while.
+        """
         if not self.partitioned:
             self.partitioned = True
-            self.network.isolated(self)
-            self.network.monitor.changed(self, "partitioned")
+            self.network.isolated(self, noticed=noticed)
+            self.network.monitor.changed(self, "cut off" if noticed else "partitioned")
 
     def heal(self) -> None:
         """Give it back its way to the broker."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-__all__ = ["Gate", "Keeper", "Strand", "neutral_context", "strand_of"]
+__all__ = ["Gate", "Strand", "neutral_context", "strand_of"]
 
 _T = TypeVar("_T")
 
@@ -61,20 +61,6 @@ class Strand:
         self._held.append(gate)
 
 
-class Keeper(Protocol):
-    """What a gate needs of the event loop."""
-
-    def keep(self, strand: Strand, gate: Gate) -> None:
-        """Let the stopped strand keep a callback that came due."""
-        ...
-
-    def call_soon(
-        self, callback: Callable[[], object], /, *, context: Context | None = None
-    ) -> asyncio.Handle:
-        """As in asyncio."""
-        ...
-
-
 class Gate:
     """A callback of a strand, on its way through the event loop.
 
@@ -83,20 +69,23 @@ class Gate:
         handle: what the event loop returned for it.
     """
 
-    __slots__ = ("_args", "_callback", "_loop", "_strand", "context", "handle")
+    __slots__ = ("_args", "_callback", "_keep", "_loop", "_strand", "context", "handle")
 
     handle: asyncio.Handle
 
     def __init__(
         self,
-        loop: Keeper,
+        loop: asyncio.AbstractEventLoop,
         strand: Strand,
         callback: Callable[..., object],
         args: tuple[Any, ...],
+        *,
         context: Context | None,
+        keep: Callable[[Strand, Gate], None],
     ) -> None:
         self._loop = loop
         self._strand = strand
+        self._keep = keep
         self._callback = callback
         self._args = args
         self.context = copy_context() if context is None else context
@@ -107,7 +96,7 @@ class Gate:
     def __call__(self) -> None:
         """Run the callback, or let the stopped strand keep it."""
         if self._strand.stopped:
-            self._loop.keep(self._strand, self)
+            self._keep(self._strand, self)
         elif not self.handle.cancelled():  # it may have been while it was kept
             self._callback(*self._args)
 

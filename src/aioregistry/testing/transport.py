@@ -50,6 +50,8 @@ class SimulatedTransport:
         self._losses = 0
         self._closed = False
         self._backlog: deque[tuple[Interest, Message]] = deque()
+        self._all_read = asyncio.Event()
+        self._all_read.set()
         self._loop = asyncio.get_running_loop()
 
     def __repr__(self) -> str:
@@ -59,6 +61,11 @@ class SimulatedTransport:
     def address(self) -> str:
         """The address of the broker."""
         return self._network.address
+
+    @property
+    def look_interval(self) -> float | None:
+        """See `Transport.look_interval`: as the network says."""
+        return self._network.look_interval
 
     # ---- what the registry asks for ----------------------------------------------------
 
@@ -128,8 +135,7 @@ class SimulatedTransport:
             return
         losses = await self._reach_broker()
         await self._until(max(self.due_until, self._loop.time() + self._network.lag(self.process)))
-        while self._backlog:
-            await asyncio.sleep(_MOMENT)
+        await self._all_read.wait()
         self._check_link(losses)
 
     async def aclose(self) -> None:
@@ -143,6 +149,7 @@ class SimulatedTransport:
             interest.active = False
         self.interests.clear()
         self._backlog.clear()
+        self._all_read.set()
 
     # ---- what the network does to it ---------------------------------------------------
 
@@ -151,6 +158,7 @@ class SimulatedTransport:
         self._network.monitor.arrived(message, self.process)
         if self.process.frozen or self._backlog:
             self._backlog.append((interest, message))
+            self._all_read.clear()
         else:
             self._hand_over(interest, message)
 
@@ -159,13 +167,13 @@ class SimulatedTransport:
         while self._backlog and not self.process.frozen:
             interest, message = self._backlog.popleft()
             self._hand_over(interest, message)
+        if not self._backlog:
+            self._all_read.set()
 
     def break_off(self, reason: str, after: float) -> None:
         """The broker ended the link; the transport notices `after` so many seconds."""
         self._network.detach(self)
-        self._loop.call_later(
-            after, self._lose, reason, self._losses, context=self.process.context
-        )
+        self._loop.call_later(after, self._lose, reason, self._losses, context=self.process.context)
 
     def probe(self, after: float) -> None:
         """The link fell silent; find that out `after` so many seconds, if it still is."""

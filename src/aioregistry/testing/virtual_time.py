@@ -11,7 +11,7 @@ import math
 import selectors
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple, Unpack
+from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple
 
 from aioregistry.testing.strand import Gate, Strand, strand_of
 
@@ -19,9 +19,6 @@ __all__ = ["StandstillError", "VirtualTimeLoop", "run_virtual"]
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
-
-_RESOLUTION: Final = 1e-6
-"""In seconds. Rounding of large times must not make the loop wait for nothing again and again."""
 
 _SPIN: Final = 1_000_000
 """So many rounds of the event loop at one virtual moment mean that it will never end."""
@@ -53,7 +50,8 @@ class _Clock(selectors.SelectSelector):
                 f" (threads and real sockets have no place in it); {self.waiting()}"
             )
         if timeout > 0:
-            self.now += timeout
+            # Rounded up: a timer must not fire before its time, only to be set again.
+            self.now = math.nextafter(self.now + timeout, math.inf)
             self._rounds = 0
         else:
             self._rounds += 1
@@ -80,8 +78,17 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._clock = _Clock(start)
         super().__init__(self._clock)
         self._clock.waiting = self._waiting
-        self._clock_resolution = _RESOLUTION
         self._keeping: dict[Strand, None] = {}
+        self._ending = False
+
+    @property
+    def _clock_resolution(self) -> float:
+        """How early the base class lets timers fire, in seconds: not at all."""
+        return math.ulp(self._clock.now)
+
+    @_clock_resolution.setter
+    def _clock_resolution(self, _: float) -> None:
+        """The base class sets that of the real clock."""
 
     def time(self) -> float:
         """The virtual time, in seconds."""
@@ -89,30 +96,30 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def call_soon(
         self,
-        callback: Callable[[Unpack[_Ts]], object],
-        *args: Unpack[_Ts],
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
         context: Context | None = None,
     ) -> asyncio.Handle:
         """As in asyncio; what belongs to a stopped strand waits until that goes on."""
         strand = strand_of(context)
         if strand is None:
             return super().call_soon(callback, *args, context=context)
-        gate = Gate(self, strand, callback, args, context)
+        gate = Gate(self, strand, callback, args, context=context, keep=self._keep)
         gate.handle = super().call_soon(gate, context=gate.context)
         return gate.handle
 
     def call_at(
         self,
         when: float,
-        callback: Callable[[Unpack[_Ts]], object],
-        *args: Unpack[_Ts],
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """As in asyncio; what belongs to a stopped strand waits until that goes on."""
         strand = strand_of(context)
         if strand is None:
             return super().call_at(when, callback, *args, context=context)
-        gate = Gate(self, strand, callback, args, context)
+        gate = Gate(self, strand, callback, args, context=context, keep=self._keep)
         gate.handle = handle = super().call_at(when, gate, context=gate.context)
         return handle
 
@@ -122,15 +129,19 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         Raises:
             RuntimeError: always: a thread takes real time.
         """
+        del executor, args
         raise RuntimeError(f"{func!r} wants a thread, and virtual time has none")
 
-    def keep(self, strand: Strand, gate: Gate) -> None:
+    def _keep(self, strand: Strand, gate: Gate) -> None:
         """Let the stopped strand keep a callback that came due."""
         self._keeping[strand] = None
         strand.hold(gate)
+        if self._ending:
+            strand.resume()
 
     def resume_all(self) -> None:
-        """Let every stopped strand go on, so that its tasks can end."""
+        """Let every stopped strand go on for good, so that its tasks can end."""
+        self._ending = True
         keeping, self._keeping = self._keeping, {}
         for strand in keeping:
             strand.resume()

@@ -24,11 +24,15 @@ from aioregistry.loglimit import LogLimiter
 from aioregistry.transports._nats_delivery import Delivery, Interest, Routes, is_refusal
 from aioregistry.transports._nats_driver import (
     MANAGED_OPTIONS,
+    CarefulClient,
     abort,
+    cause_of,
+    check_credentials,
     dial_failure,
     end,
     finish,
     pending_limit,
+    unsent,
     would_wait,
 )
 
@@ -55,7 +59,7 @@ _AUDIT_INTERVAL: Final = 1.0
 _CLOSE_GRACE: Final = 0.5
 _ABORT_GRACE: Final = 0.25
 _DENIAL: Final = re.compile(
-    r'permissions violation for (publish|subscription).*?"(.+)"', re.IGNORECASE
+    r'permissions violation for (publish|subscription).*?"(\S+)"', re.IGNORECASE
 )
 _DENIALS: Final = 1000
 
@@ -134,6 +138,7 @@ class Link:
         self._dialling = True
         try:
             async with asyncio.timeout(limit):
+                await check_credentials(options)
                 await self._client.connect(
                     servers=[url],
                     error_cb=self._on_error,
@@ -141,10 +146,12 @@ class Link:
                     closed_cb=self._on_closed,
                     **options | MANAGED_OPTIONS,
                 )
+            if isinstance(self._client, CarefulClient):
+                self._client.check_encrypted()
         # A driver that reads files, calls the user's callbacks and imports optional packages
         # while it connects can raise anything.
         except Exception as error:
-            raise dial_failure(url, error, limit) from error
+            raise dial_failure(url, cause_of(self._client, error), limit) from error
         finally:
             self._dialling = False
 
@@ -225,7 +232,7 @@ class Link:
                 subjects=frozenset({subject}),
             )
         self._sent.append(subject)
-        if client.pending_data_size + len(payload) > self._ease_at:
+        if unsent(client) + len(payload) > self._ease_at:
             await self._ease(len(payload))
         try:
             await client.publish(subject, payload, reply_to)
@@ -342,14 +349,14 @@ class Link:
 
     def _stuck(self) -> bool:
         """Whether the driver has so much to send that a subscribe would wait, maybe for ever."""
-        return would_wait(self._client) or self._client.pending_data_size > self._room
+        return would_wait(self._client) or unsent(self._client) > self._room
 
     async def _ease(self, size: int) -> None:
         """Let the driver write before more is added, or refuse when it cannot."""
         pending = 0
         for _ in range(_BREATHS):
             await asyncio.sleep(0)
-            pending = self._client.pending_data_size
+            pending = unsent(self._client)
             if not pending or pending + size <= self._room:
                 return
         raise TransportError(

@@ -20,6 +20,8 @@ from redis.exceptions import (
 
 from aioregistry.errors import TransportError
 
+from ._tls import is_tls_refusal
+
 if TYPE_CHECKING:
     from ._redis_link import DriverConnection
 
@@ -48,7 +50,7 @@ def pool_of(url: str | None, client: object, options: dict[str, Any]) -> Any:
         _check_url(url)
         try:
             from_url = cast("Any", redis.asyncio.ConnectionPool).from_url
-            pool = from_url(url, **(options | {"protocol": 2}))
+            pool = from_url(url, **(_trust(url, options) | options | {"protocol": 2}))
             new_connection(pool)  # opens nothing, and finds what the options lack
         except (TypeError, ValueError, RedisError) as error:
             raise ValueError(
@@ -66,6 +68,12 @@ def pool_of(url: str | None, client: object, options: dict[str, Any]) -> Any:
             " set them where the client is made"
         )
     return client.connection_pool
+
+
+def _trust(url: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What every TLS connection checks unless it is told otherwise: older redis-py does not."""
+    told = "ssl_cert_reqs" in options or "ssl_cert_reqs" in url
+    return {"ssl_check_hostname": True} if url.startswith("rediss://") and not told else {}
 
 
 def new_connection(pool: Any) -> DriverConnection:
@@ -100,24 +108,34 @@ def address_of(pool: Any) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{options.get('port', 6379)}{db}"
 
 
-def explained(address: str, error: Exception, what: str = "") -> TransportError:
+def explained(
+    address: str, error: Exception, what: str = "", subjects: frozenset[str] = frozenset()
+) -> TransportError:
     """The error in our words, with what to do about it where that is known."""
     if isinstance(error, TransportError):
         return error
     if isinstance(error, NoPermissionError):
         remedy = "allow it with ACL SETUSER, see RedisTransport"
         text = f"{address} refuses {what or 'this user'}: {error}; {remedy}"
-        return TransportError(text, permanent=True)
+        return TransportError(text, permanent=True, subjects=subjects)
     if isinstance(error, AuthenticationError):
         text = f"{address} refuses this user: {error}; check user name and password"
         return TransportError(text, permanent=True)
+    if about_tls := _tls_trouble(address, error):
+        return TransportError(about_tls, permanent=True)
+    if isinstance(error, ResponseError):
+        return TransportError(f"{address} refuses {what or 'the link'}: {error}", subjects=subjects)
+    return TransportError(f"no link to {address}: {str(error) or repr(error)}")
+
+
+def _tls_trouble(address: str, error: Exception) -> str | None:
     if _is_about_trust(error):
         remedy = "pass ssl_ca_certs=, or the name that it was made for"
-        text = f"the certificate of {address} is not trusted: {error}; {remedy}"
-        return TransportError(text, permanent=True)
-    if isinstance(error, ResponseError):
-        return TransportError(f"{address} refuses {what or 'the link'}: {error}")
-    return TransportError(f"no link to {address}: {str(error) or repr(error)}")
+        return f"the certificate of {address} is not trusted: {error}; {remedy}"
+    if is_tls_refusal(error):
+        remedy = "check ssl_certfile= and ssl_keyfile=, and that this port speaks TLS"
+        return f"no TLS with {address}: {error}; {remedy}"
+    return None
 
 
 def _is_about_trust(error: BaseException | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
+import time
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 
 from aioregistry.errors import TransportError
 
+from ._pauses import Pauses
 from ._redis_driver import explained, new_connection
 from ._redis_link import Link, Reply
 from .base import LinkState
@@ -27,8 +28,6 @@ _logger = logging.getLogger(__name__)
 _CONNECT_TIMEOUT = 3.0
 _CLOSE_TIMEOUT = 1.5
 _GRACE = 0.25
-_FIRST_DELAY = 0.05
-_LONGEST_DELAY = 2.0
 
 
 class Keeper:
@@ -64,6 +63,7 @@ class Keeper:
         self._links: tuple[Link, ...] = ()
         self._commands: Link | None = None
         self._why_down = "await connect() first"
+        self._pauses = Pauses(time.monotonic)
 
     @property
     def commands(self) -> Link:
@@ -82,21 +82,28 @@ class Keeper:
         if self.closed:
             raise TransportError(f"the transport to {self._address} is closed")
 
-    def checked(self, reply: Reply, what: str) -> Any:
+    def checked(self, reply: Reply, what: str, subjects: frozenset[str] = frozenset()) -> Any:
         """The reply, if it is one.
+
+        Args:
+            reply: what Redis said.
+            what: what it was asked for, in words.
+            subjects: what that is about, if the link as such does not depend on it.
 
         Raises:
             TransportError: Redis refused, or the link was lost.
         """
         if isinstance(reply, Exception):
             self.check_open()
-            raise explained(self._address, reply, what) from reply
+            raise explained(self._address, reply, what, subjects) from reply
         return reply
 
-    def check_subscribed(self, route: Route, reply: Reply) -> None:
+    def check_subscribed(
+        self, route: Route, reply: Reply, subjects: frozenset[str] = frozenset()
+    ) -> None:
         """Raise `TransportError` if Redis refused a subscription; a lost link is no refusal."""
         if isinstance(reply, ResponseError):
-            self.checked(reply, f"the subscription to {route.key.decode()!r}")
+            self.checked(reply, f"the subscription to {route.key.decode()!r}", subjects)
 
     async def start(self, on_state: StateHandler) -> None:
         """Make one attempt to connect, and keep the links up if it succeeds.
@@ -141,7 +148,9 @@ class Keeper:
             if not attempt.done():
                 attempt.set_result(None)
             while True:
+                since = time.monotonic()
                 reason = await self._until_lost()
+                self._pauses.lost(since)
                 self._mark_down(reason)
                 _logger.info("lost the link to %s: %s", self._address, reason)
                 self._report(LinkState.DISCONNECTED, reason)
@@ -197,17 +206,18 @@ class Keeper:
             raise feed.lost.result()
 
     async def _reopen(self) -> None:
-        delay = _FIRST_DELAY
+        told = ""
         while True:
-            # Jittered, since everybody else lost the same server at the same moment.
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            await asyncio.sleep(self._pauses.next())
             try:
                 await self._open()
             except TransportError as error:
                 _logger.debug("%s; trying again", error)
+                if error.permanent and str(error) != told:
+                    told = str(error)
+                    self._report(LinkState.DISCONNECTED, told)
             else:
                 return
-            delay = min(delay * 1.5, _LONGEST_DELAY)
 
     async def _until_lost(self) -> str:
         """Watch both links until one is lost; returns the reason in words."""

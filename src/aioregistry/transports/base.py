@@ -104,7 +104,8 @@ class Transport(Protocol):
         comes into force with the link. Each subscription gets its own delivery.
 
         Raises:
-            TransportError: the broker refused, or the transport is closed.
+            TransportError: the broker refused (with `subjects` set; one that does not tell at
+                once is quoted by the next `flush`), or the transport is closed.
         """
         ...
 
@@ -114,7 +115,8 @@ class Transport(Protocol):
         Whoever does subscribe may receive an empty message for it.
 
         Raises:
-            TransportError: the broker did not answer.
+            TransportError: the broker did not answer; or it refuses the question, then with
+                `subjects` set, or `permanent` when it refuses all of that kind.
         """
         ...
 

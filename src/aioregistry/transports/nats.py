@@ -7,15 +7,17 @@ import contextlib
 import inspect
 import logging
 import random
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from nats.aio.client import DEFAULT_CONNECT_TIMEOUT, Client
 
 from aioregistry.errors import TransportError
 from aioregistry.transports._nats_delivery import Interest
-from aioregistry.transports._nats_driver import MANAGED_OPTIONS
+from aioregistry.transports._nats_driver import MANAGED_OPTIONS, CarefulClient, wants_tls
 from aioregistry.transports._nats_link import Link
 from aioregistry.transports._nats_servers import UNSENDABLE, Server, learned, parse_servers
+from aioregistry.transports._pauses import Pauses
 from aioregistry.transports.base import LinkState
 
 if TYPE_CHECKING:
@@ -29,10 +31,6 @@ _logger = logging.getLogger(__name__)
 
 _PROBE_INTERVAL: Final = 1.0
 _PROBE_TIMEOUT: Final = 2.0
-_FIRST_DELAY: Final = 0.05
-_DELAY_GROWTH: Final = 1.5
-_LONGEST_DELAY: Final = 2.0
-_STABLE_AFTER: Final = 5.0
 _CLOSE_TIMEOUT: Final = 1.5
 
 _OWN_OPTIONS: Final = frozenset({"servers", *MANAGED_OPTIONS}) | {
@@ -106,7 +104,7 @@ class NatsTransport:
         self._link: Link | None = None
         self._life: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._delay = _FIRST_DELAY
+        self._pauses = Pauses(time.monotonic)
         self._closed = False
 
     def __repr__(self) -> str:
@@ -261,24 +259,20 @@ class NatsTransport:
             link = await self._reopen()
 
     async def _watch(self, link: Link) -> str:
-        loop = asyncio.get_running_loop()
-        since = loop.time()
+        since = time.monotonic()
         try:
             reason = await link.watch(self._probe_interval)
         except Exception as error:  # whatever it is, the next link may do better
             _logger.exception("the link to %s is given up", self.address)
             reason = f"internal error: {error!r}"
-        # A broker that takes us and hangs up at once is not helped by haste.
-        if loop.time() - since > _STABLE_AFTER:
-            self._delay = _FIRST_DELAY
+        self._pauses.lost(since)
         return reason
 
     async def _reopen(self) -> Link:
         """Try until it works: soon at first, then at most every few seconds."""
         told = ""
         while True:
-            await asyncio.sleep(self._delay * random.uniform(0.5, 1.5))
-            self._delay = min(self._delay * _DELAY_GROWTH, _LONGEST_DELAY)
+            await asyncio.sleep(self._pauses.next())
             if self._closed:  # the driver swallows some cancellations
                 raise asyncio.CancelledError
             try:
@@ -302,7 +296,8 @@ class NatsTransport:
         failures: list[TransportError] = []
         for server in self._order():
             try:
-                return await self._prove(self._new_link(Client()), server)
+                encrypt = wants_tls(server.url.scheme, self._options)
+                return await self._prove(self._new_link(CarefulClient(encrypt=encrypt)), server)
             except TransportError as error:
                 failures.append(error)
         raise TransportError(

@@ -6,12 +6,14 @@ import asyncio
 import functools
 import itertools
 import logging
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
 
 from aioregistry.errors import TransportError
+from aioregistry.loglimit import LogLimiter
 from aioregistry.subjects import matches
 
 from ._redis_driver import address_of, explained, pool_of
@@ -90,6 +92,7 @@ class RedisTransport:
         # Publishes and flushes are numbered alike, so that each refusal finds its flush.
         self._numbers = itertools.count()
         self._refusals: deque[tuple[int, str, ResponseError]] = deque(maxlen=_MAX_REFUSALS)
+        self._log = LogLimiter(_logger)
         self._lost = -1
         self._told = -1
         self._flushing = 0
@@ -165,7 +168,7 @@ class RedisTransport:
             await asyncio.wait(asked)
             self._keeper.check_open()
             for route, confirmed in zip(routes, asked, strict=True):
-                self._keeper.check_subscribed(route, confirmed.result())
+                self._keeper.check_subscribed(route, confirmed.result(), frozenset((pattern,)))
         except BaseException:
             self._forget(interest)
             raise
@@ -257,15 +260,19 @@ class RedisTransport:
                 self._routes.deliver_here(reply_to, b"")
         elif isinstance(reply, ResponseError):
             self._refusals.append((number, subject, reply))
-            _logger.debug("%s refuses a message to %r: %s", self._address, subject, reply)
+            self._log.warning(
+                subject,
+                time.monotonic(),
+                *("%s refuses a message to %r: %s", self._address, subject, reply),
+            )
         elif isinstance(reply, Exception):
             self._lost = number
 
     def _refused(self, refused: dict[str, ResponseError]) -> TransportError:
         subject, reason = next(iter(refused.items()))
         others = f" and {len(refused) - 1} other channels" if len(refused) > 1 else ""
-        error = explained(self._address, reason, f"messages to the channel {subject!r}{others}")
-        return TransportError(str(error), permanent=error.permanent, subjects=frozenset(refused))
+        what = f"messages to the channel {subject!r}{others}"
+        return explained(self._address, reason, what, frozenset(refused))
 
     def _forget(self, interest: Interest) -> list[asyncio.Future[Reply]]:
         interest.end()

@@ -63,6 +63,11 @@ class Host:
         self.changes += 1
         self._ledger.born(registration.service, self.process)
 
+    async def add(self, service: Service) -> None:
+        """Register a service, unless the process crashes first."""
+        with suppress(ProcessCrashed):
+            await self.register(service)
+
     async def withdraw(self, key: tuple[str, str]) -> None:
         """Withdraw a service."""
         registration = self.registrations.pop(key)

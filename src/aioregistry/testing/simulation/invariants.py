@@ -2,15 +2,21 @@
 
 The numbers:
 
-- *Sound*: an instance that lives and has been online for `GRACE` is never removed at an
-  observer whose link is up, unless three announcements in a row have not reached it (an
-  outage of the provider counts as those that it could not send).
+- *Sound*: an instance that lives, and has been online for `GRACE` or was offline for less than
+  `CUT` within a ttl, is never removed at an observer whose link is up, unless three
+  announcements in a row have not reached it. An outage of the provider counts as those that it
+  could not send, and a rescue ping that was lost as the announcement that it would have
+  brought. Within `GONE` of a reconnect of the observer nobody who lives is removed, whatever
+  happened before.
 - *Complete*: who was withdrawn is gone `PROMPT` after that, if both sides were online and the
-  withdrawal was not lost; who crashed, half a ttl and 2.5 s after it was last heard, if the
-  broker noticed; and in any case within its ttl plus one heartbeat interval. Each plus the time
-  that messages take (`LAG`), and plus one ttl where the guard against mass silence held.
-- *Convergent*: one ttl and one second after the faults stopped, every observer knows the truth
-  (plus one ttl where the guard held).
+  withdrawal was not lost; who crashed, `GONE` after the observer can miss it, if the broker
+  noticed and the observer had heard it since its last reconnect; and in any case within its
+  ttl plus one heartbeat interval, counted from `RETURN` after a reconnect of the observer. Each
+  plus the time that messages take (`LAG`), which is needed up to three times before an expiry
+  while the broker answers slowly; and plus one ttl where the guard against mass silence held.
+  Who lives and is online is known `GRACE` after both came online, where no message gets lost.
+- *Convergent*: one ttl and one second after the faults stopped and the links are back, which
+  takes 3 s at most, every observer knows the truth (plus one ttl where the guard held).
 - *Consistent*: what a watcher was told adds up to the catalogue; nothing comes back after its
   withdrawal was read, and no instance returns to an older content.
 - *Bounded*: the catalogue, tombstones and pending events by the number of instances, lookups by
@@ -30,7 +36,7 @@ if TYPE_CHECKING:
     from aioregistry.testing.simulation.plan import Plan
     from aioregistry.testing.simulation.view import View
 
-__all__ = ["GRACE", "LAG", "PROMPT", "check_dead", "check_event", "check_removal"]
+__all__ = ["GRACE", "LAG", "PROMPT", "check_dead", "check_event", "check_living", "check_removal"]
 
 LAG: Final = 2 * (MAX_DELAY + MAX_LATENCY + BUCKET)
 """How long a message takes at most from process to process, in seconds."""
@@ -41,14 +47,26 @@ GRACE: Final = 0.3 + LAG
 PROMPT: Final = 0.3 + LAG
 """How long it takes at most until a withdrawal is known, in seconds."""
 
-SILENT: Final = 0.5
-"""The share of the ttl after which a silent node is looked for."""
+SILENT: Final = 0.8 / 3
+"""The share of the ttl after which a silent node is looked for, where looking costs."""
 
-GONE: Final = 2.5
+GONE: Final = 2.15
 """How long a node has to be gone to be taken for dead, in seconds."""
+
+RETURN: Final = 0.8
+"""By so many seconds after a reconnect of the observer its time of grace begins."""
+
+_CATCH_UPS: Final = 3
+"""So often the broker is asked whether anything is on its way, if its answers are slow, before
+something expires."""
+
+_PAUSE: Final = 0.1
 
 _TIMERS: Final = 0.3
 """What timers and tasks may add, in seconds."""
+
+CUT: Final = 2.0
+"""Who was offline for less than so many seconds within a ttl counts as connected."""
 
 _ALLOWED: Final = 3
 """So many announcements in a row have to be lost before a living instance may expire."""
@@ -60,7 +78,9 @@ def check_event(view: View, event: ServiceEvent) -> None:
         return
     service, ledger = event.service, view.ledger
     if service.id in view.inbox.withdrawn:
-        ledger.violated("consistent", f"{view.process.name}: {service.id} is back, though withdrawn")
+        ledger.violated(
+            "consistent", f"{view.process.name}: {service.id} is back, though withdrawn"
+        )
     life = ledger.lives.get(service.id)
     if life is None or service not in life.versions:
         ledger.violated("consistent", f"{view.process.name}: {service} was never announced")
@@ -82,16 +102,23 @@ def check_removal(view: View, event: ServiceEvent, plan: Plan) -> None:
         ledger.violated("sound", f"{where} lives, and is shown as withdrawn")
         return
     now = view.process.network.now
+    if now - view.inbox.connected < min(GONE, plan.ttl) and view.linked:
+        ledger.violated(
+            "sound", f"{where} lives, and expired right after a reconnect, in its time of grace"
+        )
+        return
     uptime = ledger.uptime(life.process)
     online = uptime.since is not None and now - uptime.since >= GRACE
+    online = online or uptime.offline(now - plan.ttl, now) < CUT
     if not (online and view.linked):
         return
     heard = max(view.inbox.heard.get(event.service.id, 0.0), view.inbox.connected)
     missing = life.missing(heard, now, plan.interval, uptime)
+    missing += view.inbox.unanswered(life, heard, now, LAG)
     if missing < _ALLOWED:
         ledger.violated(
             "sound",
-            f"{where} lives and is online since {uptime.since:.3f} s, and expired with"
+            f"{where} lives, online since {uptime.since}, and expired with"
             f" {missing} announcements missing since {heard:.3f} s",
         )
 
@@ -116,10 +143,30 @@ def check_dead(view: View, plan: Plan) -> None:
             view.folded.pop(life.service.key)  # said once; the mismatch that follows is known
 
 
+def check_living(view: View, plan: Plan) -> None:
+    """Check that whoever lives is known, where no message gets lost; the observer is online."""
+    ledger, latest = view.ledger, view.process.network.now - GRACE
+    since = ledger.uptime(view.process).since
+    if not plan.lossless or since is None or since > latest:
+        return
+    for key, life in ledger.alive.items():
+        online = ledger.uptime(life.process).since
+        if key in view.folded or online is None or max(online, life.born) > latest:
+            continue
+        ledger.violated(
+            "complete",
+            f"{view.process.name}, online since {since:.3f} s, does not know {life.service.id}"
+            f" of {life.process.name}, online since {online:.3f} s",
+        )
+        return
+
+
 def _deadline(view: View, life: Life, plan: Plan, since: float) -> tuple[float, str]:
     """When a dead instance has to be gone, and why."""
-    died = life.died or 0.0
-    hard = max(died + LAG, since) + plan.ttl + plan.interval + _TIMERS
+    died, now = life.died or 0.0, view.process.network.now
+    hard = max(died + LAG, since + RETURN) + plan.ttl + plan.interval + _TIMERS
+    if now <= view.ledger.stormy_until:
+        hard += _CATCH_UPS * (LAG + _PAUSE)
     if view.held():
         return hard + plan.ttl, "after its ttl, held once"
     if since > died:
@@ -129,12 +176,22 @@ def _deadline(view: View, life: Life, plan: Plan, since: float) -> tuple[float, 
         lost = life.withdrawal_lost or incarnation in view.inbox.missed
         if not lost and _was_online(ledger, life, died, died + PROMPT):
             return died + PROMPT, "as soon as it was withdrawn"
-    heard = view.inbox.arrived.get(incarnation, 0.0)
-    early = heard + plan.ttl * SILENT + GONE + 2 * LAG + _TIMERS
-    seen = life.how == "crashed" and died < heard + plan.ttl * SILENT
-    if seen and early < hard:
-        return early, "when its node was gone"
+    if life.how == "crashed":
+        return min(hard, _early(view, life, plan)), "when its node was gone"
     return hard, "after its ttl"
+
+
+def _early(view: View, life: Life, plan: Plan) -> float:
+    """When an observer has to know that a process is gone whose connection broke."""
+    died, heard = life.died or 0.0, view.inbox.arrived.get(life.service.id, 0.0)
+    if heard < view.inbox.connected:
+        return float("inf")  # not heard since a reconnect: its ttl decides
+    known = GONE + 4 * LAG + _TIMERS
+    if plan.look_interval is not None:
+        return max(died, heard) + known + 2 * plan.look_interval
+    if died > heard + plan.ttl * SILENT:
+        return float("inf")  # it was looked for, and found, before it crashed
+    return heard + plan.ttl * SILENT + known
 
 
 def _was_online(ledger: Ledger, life: Life, since: float, until: float) -> bool:

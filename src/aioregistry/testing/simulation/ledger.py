@@ -13,10 +13,12 @@ from aioregistry.testing.faults import Message, NetworkMonitor
 from aioregistry.testing.process import SimulatedProcess
 from aioregistry.testing.simulation.trace import Trace
 
-__all__ = ["Inbox", "Ledger", "Life", "Uptime", "Violation"]
+__all__ = ["Inbox", "Ledger", "Life", "Note", "Uptime", "Violation"]
 
 _REGISTER: Final = "registry.register."
 _UNREGISTER: Final = "registry.unregister."
+_PING: Final = "registry.ping."
+_RECENT: Final = 200
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class Uptime:
         elif not online and self.since is not None:
             self.since, self._left = None, now
 
+    @property
+    def resumed(self) -> int:
+        """How often it came online."""
+        return len(self._outages)
+
     def offline(self, since: float, now: float) -> float:
         """For how many seconds it was offline from `since` until `now`."""
         total = sum(max(0.0, end - max(start, since)) for start, end in self._outages[-50:])
@@ -71,6 +78,7 @@ class Life:
         service: its content now.
         process: where it lives.
         versions: its contents so far, the oldest first.
+        born: when it was registered, in seconds.
         sent: when it was announced, in seconds.
         died: when it ended, in seconds; None: it lives.
         how: `withdrawn`, `crashed`, or `crashed unnoticed`.
@@ -80,6 +88,7 @@ class Life:
     service: Service
     process: SimulatedProcess
     versions: list[Service]
+    born: float
     sent: list[float]
     died: float | None = None
     how: str = ""
@@ -96,6 +105,23 @@ class Life:
 
 
 @dataclass(eq=False)
+class Ping:
+    """A question of an observer.
+
+    Attributes:
+        at: when it was asked, in seconds.
+        name: after which name.
+        id: after which incarnation; empty: all.
+        lost: whether it got lost somewhere.
+    """
+
+    at: float
+    name: str
+    id: str
+    lost: bool = False
+
+
+@dataclass(eq=False)
 class Inbox:
     """What has reached one observing process.
 
@@ -105,17 +131,30 @@ class Inbox:
         withdrawn: the ids whose withdrawal it has read.
         missed: the ids whose withdrawal was lost on the way to it.
         connected: when its link came up last.
+        pings: what it asked.
     """
 
-    heard: dict[str, float] = field(default_factory=dict)
-    arrived: dict[str, float] = field(default_factory=dict)
-    withdrawn: set[str] = field(default_factory=set)
-    missed: set[str] = field(default_factory=set)
+    heard: dict[str, float] = field(default_factory=dict[str, float])
+    arrived: dict[str, float] = field(default_factory=dict[str, float])
+    withdrawn: set[str] = field(default_factory=set[str])
+    missed: set[str] = field(default_factory=set[str])
     connected: float = 0.0
+    pings: list[Ping] = field(default_factory=list[Ping])
+
+    def unanswered(self, life: Life, since: float, now: float, lag: float) -> bool:
+        """Whether its question for an instance was lost, or is on its way still."""
+        service = life.service
+        return any(
+            ping.at > since
+            and ping.name == service.name
+            and ping.id in ("", service.id)
+            and (ping.lost or now - ping.at < lag)
+            for ping in self.pings[-_RECENT:]
+        )
 
 
-class _Note(NamedTuple):
-    """What a message is about."""
+class Note(NamedTuple):
+    """What a message is about: whether it is an announcement, and of which incarnation."""
 
     announces: bool
     id: str
@@ -138,6 +177,8 @@ class Ledger(NetworkMonitor):
         messages: how many were sent, by kind.
         pinged: how many pings arrived, by process.
         sent_by: how many announcements were sent, by process.
+        stormy_until: until when messages are late, or their being late still has effects.
+        losses: how often a link was lost, as the processes noticed.
     """
 
     def __init__(self, clock: Callable[[], float], trace: Trace) -> None:
@@ -148,6 +189,10 @@ class Ledger(NetworkMonitor):
         self.inboxes: dict[SimulatedProcess, Inbox] = {}
         self.violations: list[Violation] = []
         self.messages = {"announcement": 0, "withdrawal": 0, "ping": 0, "delivery": 0, "loss": 0}
+        self.pinged: dict[SimulatedProcess, int] = {}
+        self.sent_by: dict[SimulatedProcess, int] = {}
+        self.losses = 0
+        self.stormy_until = float("-inf")
         self._early: dict[str, list[float]] = {}
         self._clock = clock
         self._trace = trace
@@ -162,7 +207,7 @@ class Ledger(NetworkMonitor):
 
     def born(self, service: Service, process: SimulatedProcess) -> None:
         """An instance was registered."""
-        life = Life(service, process, [service], self._early.pop(service.id, []))
+        life = Life(service, process, [service], self._clock(), self._early.pop(service.id, []))
         self.lives[service.id] = self.alive[service.key] = life
         self._trace.add("born", service.id, service.key, "at", process.name)
 
@@ -186,6 +231,10 @@ class Ledger(NetworkMonitor):
         """When a process was online."""
         return self.uptimes.setdefault(process, Uptime())
 
+    def resumed(self, process: SimulatedProcess) -> int:
+        """How often a process came online."""
+        return self.uptime(process).resumed
+
     # ---- what the network tells --------------------------------------------------------
 
     def sent(self, message: Message) -> None:
@@ -194,23 +243,33 @@ class Ledger(NetworkMonitor):
         self._trace.add("send", message.number, message.sender.name, subject, message.payload)
         if subject.startswith(_REGISTER):
             self.messages["announcement"] += 1
+            self.sent_by[message.sender] = self.sent_by.get(message.sender, 0) + 1
             incarnation = wire.decode(message.payload).id
-            message.note = _Note(announces=True, id=incarnation)
+            message.note = Note(announces=True, id=incarnation)
             life = self.lives.get(incarnation)
             sent = life.sent if life else self._early.setdefault(incarnation, [])
             sent.append(message.at)
         elif subject.startswith(_UNREGISTER):
             self.messages["withdrawal"] += 1
-            message.note = _Note(announces=False, id=wire.decode(message.payload).id)
+            message.note = Note(announces=False, id=wire.decode(message.payload).id)
         else:
-            self.messages["ping"] += 1
+            self._ping(message)
+
+    def _ping(self, message: Message) -> None:
+        self.messages["ping"] += 1
+        name = message.subject.removeprefix(_PING)
+        message.note = Ping(message.at, name, wire.decode_ping(message.payload))
+        if message.sender in self.inboxes:
+            self.inboxes[message.sender].pings.append(message.note)
 
     def lost(self, message: Message, process: SimulatedProcess | None) -> None:
         """See `NetworkMonitor.lost`."""
         self.messages["loss"] += 1
         self._trace.add("lost", message.number, process.name if process else "before the broker")
         note = message.note
-        if isinstance(note, _Note) and not note.announces:
+        if isinstance(note, Ping):
+            note.lost = True
+        elif isinstance(note, Note) and not note.announces:
             if process is not None and process in self.inboxes:
                 self.inboxes[process].missed.add(note.id)
             elif process is None and note.id in self.lives:
@@ -220,19 +279,22 @@ class Ledger(NetworkMonitor):
         """See `NetworkMonitor.arrived`."""
         self.messages["delivery"] += 1
         note, inbox = message.note, self.inboxes.get(process)
-        if inbox is not None and isinstance(note, _Note) and note.announces:
+        if isinstance(note, Ping):
+            self.pinged[process] = self.pinged.get(process, 0) + 1
+        elif inbox is not None and isinstance(note, Note) and note.announces:
             inbox.arrived[note.id] = self._clock()
             inbox.heard[note.id] = max(message.at, inbox.heard.get(note.id, 0.0))
 
     def handled(self, message: Message, process: SimulatedProcess) -> None:
         """See `NetworkMonitor.handled`."""
         note, inbox = message.note, self.inboxes.get(process)
-        if inbox is not None and isinstance(note, _Note) and not note.announces:
+        if inbox is not None and isinstance(note, Note) and not note.announces:
             inbox.withdrawn.add(note.id)
 
     def changed(self, process: SimulatedProcess, what: str) -> None:
         """See `NetworkMonitor.changed`."""
         self._trace.add(process.name, "is", what)
         self.uptime(process).note(self._clock(), online=process.online)
+        self.losses += what == "disconnected"
         if what == "connected" and process in self.inboxes:
             self.inboxes[process].connected = self._clock()

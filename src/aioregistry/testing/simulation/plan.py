@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from aioregistry.testing.faults import Faults
 
-__all__ = ["CHURN", "FAULTS", "Plan", "Step", "schedule"]
+__all__ = ["CHURN", "DRAWN", "FAULTS", "Plan", "Step", "schedule", "weather"]
 
 CHURN: Final = ("register", "withdraw", "update", "close", "lookup")
 """What a fleet does by itself."""
@@ -20,6 +20,7 @@ FAULTS: Final = (
     "reordering",
     "latency",
     "partition",
+    "cut",
     "broker",
     "freeze",
     "crash",
@@ -28,14 +29,26 @@ FAULTS: Final = (
     "skew",
 )
 """What may befall it: lost messages; up to two announcements in a row that one observer misses
-(`beats`); messages that arrive twice, in another order, late; a process cut off; the broker
-stopped; a process frozen; a provider crashed, for good or restarted under its addresses; an
-observer crashed and replaced; wall clocks that jump."""
+(`beats`); messages that arrive twice, in another order, late; a process cut off silently
+(`partition`), or visibly and for less than two seconds (`cut`); the broker stopped; a process
+frozen; a provider crashed, for good or restarted under its addresses; an observer crashed and
+replaced; wall clocks that jump."""
+
+DRAWN: Final = ("ttl", "heartbeat_interval", "look_interval", "per_process", "faults")
+"""What `Plan.drawn` draws, unless it is given."""
+
+_LOSSY: Final = ("loss", "beats", "partition")
 
 MAX_DELAY: Final = 0.35
 """No message is held back for longer in one direction, in seconds."""
 
 MAX_LATENCY: Final = 0.1
+
+_SLOW: Final = 0.3
+"""The share of plans with the longest heartbeat interval that is allowed, half a ttl."""
+
+LOOK: Final = 0.25
+"""How often the nodes are looked at where the broker is like Redis, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +63,7 @@ class Plan:
         duration: how long faults go on, in seconds of virtual time.
         ttl: the ttl of everybody, in seconds.
         heartbeat_interval: as for `Registry`, in seconds; None: a third of the ttl.
+        look_interval: as for `SimulatedNetwork`, in seconds.
         faults: the kinds of `FAULTS` to draw from.
         churn: the kinds of `CHURN` to draw from.
         every: the mean time between two steps of faults and churn, in seconds.
@@ -62,6 +76,7 @@ class Plan:
     duration: float = 60.0
     ttl: float = 6.0
     heartbeat_interval: float | None = None
+    look_interval: float | None = None
     faults: tuple[str, ...] = FAULTS
     churn: tuple[str, ...] = CHURN
     every: float = 1.5
@@ -73,6 +88,32 @@ class Plan:
         for name in ("instances", "observers", "per_process", "names"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)!r}")
+
+    @classmethod
+    def drawn(cls, seed: int, **given: Any) -> Plan:
+        """A plan whose times are drawn from a seed too, unless they are given.
+
+        Args:
+            seed: the seed.
+            given: attributes of the plan.
+        """
+        rng = random.Random(f"plan {seed}")
+        lossless = tuple(kind for kind in FAULTS if kind not in _LOSSY)
+        plan: dict[str, Any] = {
+            "ttl": rng.choice((3.0, 6.0, 10.0)),
+            "look_interval": rng.choice((None, LOOK)),
+            "per_process": rng.choice((1, 4, 4, 24)),
+            "faults": rng.choice((FAULTS, FAULTS, lossless)),
+            **given,
+        }
+        if rng.random() < _SLOW:
+            plan.setdefault("heartbeat_interval", plan["ttl"] / 2)
+        return cls(**plan)
+
+    @property
+    def lossless(self) -> bool:
+        """Whether no message of a process that is online gets lost."""
+        return not {*self.faults} & {*_LOSSY}
 
     @property
     def interval(self) -> float:

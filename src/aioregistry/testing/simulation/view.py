@@ -26,6 +26,9 @@ _REMOVALS: Final = (EventType.UNREGISTERED, EventType.EXPIRED)
 LOOKUP_SLACK: Final = 0.5
 """A lookup may take so many seconds more than its timeout."""
 
+_AGREE: Final = 3
+_MOMENT: Final = 0.001
+
 Fold = dict[tuple[str, str], Service]
 
 
@@ -42,23 +45,25 @@ class View:
         process: as given.
         inbox: what has reached it.
         folded: what the events of the quick watcher add up to.
+        draining: whether the slow watcher is at work.
+        expired: how many expiries it saw.
+        times_held: how often its guard against mass silence acted.
         held_at: when its guard against mass silence last held instances.
     """
 
-    def __init__(
-        self, process: SimulatedProcess, ledger: Ledger, plan: Plan, trace: Trace
-    ) -> None:
+    def __init__(self, process: SimulatedProcess, ledger: Ledger, plan: Plan, trace: Trace) -> None:
         self.process = process
         self.ledger = ledger
         self.inbox = ledger.inboxes[process] = Inbox()
         self.folded: Fold = {}
         self.held_at = float("-inf")
+        self.draining = False
+        self.expired = self.times_held = 0
         self._held = 0
         self._folded_slowly: Fold = {}
         self._plan = plan
         self._trace = trace
         self._slow: Watch | None = None
-        self._seen: dict[str, tuple[Service, ...]] = {}
         self.registry: Registry = process.new_registry(
             ttl=plan.ttl, heartbeat_interval=plan.heartbeat_interval, connect_timeout=None
         )
@@ -78,7 +83,9 @@ class View:
     def linked(self) -> bool:
         """Whether messages reach it, even if it does not read them now."""
         transports = self.process.transports
-        return self.process.reachable and all(each.connected and each.session for each in transports)
+        return self.process.reachable and all(
+            each.connected and each.session for each in transports
+        )
 
     @property
     def settled(self) -> bool:
@@ -105,6 +112,7 @@ class View:
         stats = self.registry.stats()
         if stats.held > self._held:
             self._held, self.held_at = stats.held, self.process.network.now
+            self.times_held += 1
         ever = len(self.ledger.lives)
         if stats.instances > ever or stats.tombstones > ever:
             self.ledger.violated(
@@ -115,23 +123,13 @@ class View:
 
     async def drain(self) -> None:
         """Let the slow watcher take in what waits for it."""
-        if self._slow is None or not self.settled:
+        self.draining = True
+        try:
+            await self.process.run(self._drain())
+        except ProcessCrashed:
             return
-        taken: dict[tuple[str, str], None] = {}
-        while True:
-            try:
-                event = await asyncio.wait_for(anext(self._slow), 0.001)
-            except TimeoutError:
-                break
-            if event.service.key in taken:
-                self.ledger.violated("bounded", f"two events waited for {event.service.key}")
-            taken[event.service.key] = None
-            self._fold(event, self._folded_slowly, "slow")
-        if self._folded_slowly != self.folded and self.settled:
-            text = _difference(self._folded_slowly, self.folded)
-            self.ledger.violated(
-                "consistent", f"{self.process.name}: the slow watcher {text} the quick one"
-            )
+        finally:
+            self.draining = False
 
     async def look_up(self, name: str, rng: random.Random) -> None:
         """Look a name up, and check how long that takes."""
@@ -161,9 +159,35 @@ class View:
                     self.process.name, event.type.value, event.service.id, event.service.key
                 )
                 check_event(self, event)
+                self.expired += event.type is EventType.EXPIRED
                 if event.type in _REMOVALS:
                     check_removal(self, event, self._plan)
                 self._fold(event, self.folded, "quick")
+
+    async def _drain(self) -> None:
+        slow = self._slow
+        if slow is None:
+            return
+        for _ in range(_AGREE):
+            await self._take_all(slow)
+            if self._folded_slowly == self.folded:
+                return
+        text = _difference(self._folded_slowly, self.folded)
+        self.ledger.violated(
+            "consistent", f"{self.process.name}: the slow watcher {text} the quick one"
+        )
+
+    async def _take_all(self, slow: Watch) -> None:
+        taken: dict[tuple[str, str], None] = {}
+        while True:
+            try:
+                event = await asyncio.wait_for(anext(slow), _MOMENT)
+            except TimeoutError:
+                return
+            if event.service.key in taken:
+                self.ledger.violated("bounded", f"two events waited for {event.service.key}")
+            taken[event.service.key] = None
+            self._fold(event, self._folded_slowly, "slow")
 
     def _fold(self, event: ServiceEvent, into: Fold, which: str) -> None:
         """Take an event in; check that it fits what was known."""

@@ -1,0 +1,252 @@
+"""One request of aiohttp on its way to an instance."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ssl
+from functools import partial
+from typing import Final
+
+import aiohttp
+from aiohttp.client_reqrep import ConnectionKey
+from multidict import CIMultiDict
+from yarl import URL
+
+from aioregistry import RegistryError, Service
+from aioregistry.integrations._aiohttp_connections import Connections, Dispatch
+from aioregistry.integrations._repeating import is_repeatable
+from aioregistry.integrations._routing import Router
+from aioregistry.integrations._targets import SECURE, Target, Unusable, scheme_for, target_of
+
+__all__ = ["Exchange"]
+
+_POOLED_BY_NAME: Final = "server_hostname" in ConnectionKey._fields
+"""Whether the connector keeps TLS connections apart by the name that the certificate is for."""
+
+_READ_AHEAD: Final = 65_536
+"""A body up to so many bytes has to arrive before the response is handed out, if the request
+may be sent again: then it can be, too, when the instance dies in the middle of it."""
+
+
+class Exchange:
+    """One request and its response, over one instance or several.
+
+    Args:
+        router: chooses the instances.
+        connections: told which connections lead to which instance.
+        request: the request, as aiohttp hands it to a middleware.
+        handler: sends it.
+        name: the service.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        connections: Connections,
+        request: aiohttp.ClientRequest,
+        handler: aiohttp.ClientHandlerType,
+        name: str,
+    ) -> None:
+        self._router = router
+        self._connections = connections
+        self._request = request
+        self._handler = handler
+        self._url = request.url
+        self._host = request.headers.get("Host", "")
+        self._server_name = request.server_hostname
+        self._proxy_headers = request.proxy_headers
+        self._secure = request.url.scheme in SECURE
+        self._repeatable = is_repeatable(request.method, request.headers)
+        self._call = router.call(name, repeatable=self._repeatable)
+        self._now = asyncio.get_running_loop().time
+        self._connecting_since = self._now()
+        self._error: Exception | None = None
+
+    async def run(self) -> aiohttp.ClientResponse:
+        """Send it; see `RegistryMiddleware`."""
+        try:
+            while True:
+                service = await self._choose()
+                try:
+                    target = target_of(service, self._url.host or "", secure=self._secure)
+                except Unusable as reason:
+                    if not self._call.unusable(service, str(reason)):
+                        raise self._failure() from reason
+                else:
+                    response = await self._try(service, target)
+                    if response is not None:
+                        return response
+        finally:
+            self._restore()
+            self._error = None  # else it and its traceback would refer to each other
+
+    async def _choose(self) -> Service:
+        try:
+            service = await self._call.choose()
+        except RegistryError as error:
+            raise self._failure(str(error)) from error
+        if service is None:
+            raise self._failure() from self._error
+        return service
+
+    async def _try(self, service: Service, target: Target) -> aiohttp.ClientResponse | None:
+        """Send it to one instance; None: to another one, please."""
+        self._address(target)
+        begun, patience = self._now(), self._patience(service)
+        dispatch = Dispatch(self._request, self._connections, service, self._router.counting)
+        try:
+            if patience is None:
+                return await self._receive(service)
+            async with asyncio.timeout(patience) as waiting:
+                dispatch.connected = partial(waiting.reschedule, None)
+                return await self._receive(service)
+        except aiohttp.ClientError as error:
+            self._error = failure = error
+        except TimeoutError:
+            if dispatch.sent:
+                raise
+            text = f"no connection within {patience:.3g} s"
+            self._error = failure = aiohttp.ConnectionTimeoutError(text)
+        except asyncio.CancelledError:
+            if dispatch.sent and self._is_late(begun):
+                self._call.failed(service)
+            raise
+        finally:
+            dispatch.remove()
+        if dispatch.sent:
+            await self._sent(service, failure)
+        else:
+            self._not_sent(service, failure)
+        return None
+
+    async def _receive(self, service: Service) -> aiohttp.ClientResponse:
+        response = await self._handler(self._request)
+        if self._repeatable and _is_small(response):
+            try:
+                await response.content.wait_eof()
+            except BaseException:
+                response.close()
+                raise
+        self._call.answered(service, response.status)
+        if response.connection is not None:
+            response.connection.add_callback(partial(self._ended, service, response))
+        return response
+
+    def _ended(self, service: Service, response: aiohttp.ClientResponse) -> None:
+        if isinstance(response.content.exception(), aiohttp.ClientPayloadError):
+            self._call.failed(service)
+
+    # ---- the request as the instance gets it -------------------------------------------
+
+    def _address(self, target: Target) -> None:
+        request, url = self._request, self._url
+        request.url = URL.build(
+            scheme=scheme_for(url.scheme, secure=target.secure),
+            host=target.host,
+            port=target.port,
+            path=target.prefix + url.raw_path,
+            query_string=url.raw_query_string,
+            encoded=True,
+        )
+        request.headers["Host"] = self._host
+        if target.authority and self._host == url.host_port_subcomponent:
+            request.headers["Host"] = target.authority
+        if target.secure:
+            request.server_hostname = self._server_name or target.server_name
+            if not _POOLED_BY_NAME and request.proxy is None:
+                # Without a proxy they are sent to nobody, but they are in the pool's key.
+                request.proxy_headers = CIMultiDict({"Host": request.server_hostname})
+
+    def _restore(self) -> None:
+        """Undo that, for whoever looks at the request next."""
+        self._request.url = self._url
+        self._request.headers["Host"] = self._host
+        self._request.server_hostname = self._server_name
+        self._request.proxy_headers = self._proxy_headers
+
+    # ---- time --------------------------------------------------------------------------
+
+    def _time_to_connect(self) -> float | None:
+        """What is left of the session's time for connecting, in seconds; None: any."""
+        given = self._request.session.timeout
+        limits = (given.total, given.connect, given.sock_connect)
+        limit = min((each for each in limits if each), default=None)
+        return limit and max(0.0, limit - (self._now() - self._connecting_since))
+
+    def _patience(self, service: Service) -> float | None:
+        """How long to wait for a connection; None: aiohttp sees to it."""
+        if self._connections.lead_to(service):
+            return None
+        left = self._time_to_connect()
+        patience = self._call.patience(left)
+        return None if patience == left else patience
+
+    def _is_late(self, begun: float) -> bool:
+        """Whether the session's time for a request is over: then that is what cancelled it."""
+        total = self._request.session.timeout.total
+        return total is not None and 0 < total <= self._now() - begun
+
+    # ---- failures ----------------------------------------------------------------------
+
+    def _not_sent(self, service: Service, error: Exception) -> None:
+        if not isinstance(error, aiohttp.ClientConnectionError):
+            raise error
+        if not self._call.not_sent(service, error) or self._time_to_connect() == 0:
+            raise self._failure() from error
+
+    async def _sent(self, service: Service, error: Exception) -> None:
+        broken = (
+            aiohttp.ClientOSError,
+            aiohttp.ServerDisconnectedError,
+            aiohttp.ClientPayloadError,
+        )
+        if not isinstance(error, broken):
+            self._call.broke_off(service, error)
+            raise self._failure() from error
+        await self._request.close()  # its body is not being written any more
+        intact = not getattr(self._request.body, "consumed", False)
+        if not self._call.sent(service, error, intact=intact):
+            raise self._failure() from error
+        self._connecting_since = self._now()
+
+    def _failure(self, why: str = "") -> Exception:
+        """What the client gets: the kind of the last error, and everything in its text."""
+        self._restore()
+        tried = self._call.report() if self._call.attempts.failures else ""
+        text = "; then: ".join(filter(None, (tried, why)))
+        key = self._request.connection_key
+        if self._error is None:
+            return aiohttp.ClientConnectorError(key, OSError(errno.EHOSTUNREACH, text))
+        return _restated(self._error, text, key)
+
+
+def _restated(error: Exception, text: str, key: ConnectionKey) -> Exception:
+    """An error of the same kind, with another text."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return type(error)(key, ssl.SSLCertVerificationError(1, text))
+    if isinstance(error, aiohttp.ClientConnectorError):
+        own = type(error).__init__ is not aiohttp.ClientConnectorError.__init__
+        kind = aiohttp.ClientConnectorError if own else type(error)
+        return kind(key, OSError(error.errno, text))
+    if isinstance(error, aiohttp.ClientOSError):
+        return type(error)(error.errno, text)
+    plain = aiohttp.ServerTimeoutError | aiohttp.ServerDisconnectedError
+    if isinstance(error, plain | aiohttp.ClientPayloadError):
+        return type(error)(text)
+    error.add_note(text)  # it has a constructor of its own
+    return error
+
+
+def _is_small(response: aiohttp.ClientResponse) -> bool:
+    """Whether all of the body can be waited for, without anybody reading it."""
+    content = response.content
+    if (
+        content.is_eof()
+        or content.exception() is not None
+        or "Content-Encoding" in response.headers
+    ):
+        return False
+    length = response.content_length
+    limits = getattr(content, "get_read_buffer_limits", lambda: (_READ_AHEAD, _READ_AHEAD))()
+    return length is not None and length <= min(_READ_AHEAD, limits[0])

@@ -1,0 +1,175 @@
+"""The connections to each instance, for httpx and httpx2: a pool for every one."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+from aioregistry import LeastPending, Registry, Service
+from aioregistry.integrations._departures import Departures, Key
+
+if TYPE_CHECKING:
+    from httpx import AsyncBaseTransport
+
+__all__ = ["Lease", "Maker", "Pools"]
+
+_IDLE: Final = 60.0
+"""After so many seconds without a request a pool is closed."""
+
+
+class Maker:
+    """Makes what sends requests to one instance.
+
+    Args:
+        module: httpx or httpx2.
+        make: the user's own way; None: the library's defaults, with the certificates that it
+            trusts loaded once for all.
+    """
+
+    def __init__(self, module: ModuleType, make: Callable[[], AsyncBaseTransport] | None) -> None:
+        self._module = module
+        self._make = make
+        self._trusting: ssl.SSLContext | None = None
+        self._trusting_nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+    def __call__(self, *, secure: bool) -> AsyncBaseTransport:
+        """A transport of its own for one instance, over TLS or not."""
+        if self._make is not None:
+            return self._make()
+        context = self._trusting_nobody
+        if secure:
+            context = self._trusting or self._module.create_ssl_context()
+        transport: AsyncBaseTransport = self._module.AsyncHTTPTransport(verify=context)
+        return transport
+
+    async def prepare(self) -> None:
+        """To be called before one over TLS is made: loading certificates takes a while."""
+        if self._make is None and self._trusting is None:
+            self._trusting = await asyncio.to_thread(self._module.create_ssl_context)
+
+
+class _Pool:
+    """The connections to one life of an instance."""
+
+    __slots__ = ("gone", "id", "leases", "transport", "used")
+
+    def __init__(self, identity: str, transport: AsyncBaseTransport) -> None:
+        self.id = identity
+        self.transport = transport
+        self.leases = 0
+        self.used = 0.0
+        self.gone = False
+
+
+class Lease:
+    """The use of a pool for one request, until `release`."""
+
+    __slots__ = ("_pending", "_pool", "_pools", "transport")
+
+    def __init__(self, pools: Pools, pool: _Pool, pending: Any) -> None:
+        self._pools = pools
+        self._pool: _Pool | None = pool
+        self._pending = pending
+        self.transport = pool.transport
+
+    def release(self) -> None:
+        """The request is done. Doing it twice is harmless."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        if self._pending is not None:
+            self._pending.__exit__()
+        self._pools.released(pool)
+
+
+class Pools:
+    """A pool of connections for every instance, closed when the instance goes.
+
+    When one withdraws, expires or restarts, its pool is closed as soon as the requests that
+    are on their way through it are done; nobody gets it any more. A pool that was not used
+    for a minute is closed, too.
+
+    Args:
+        registry: where the instances are.
+        make: makes what sends the requests to one instance.
+    """
+
+    def __init__(self, registry: Registry, make: Maker) -> None:
+        self._make = make
+        self._departures = Departures(registry, self.changed)
+        self._pools: dict[tuple[Key, bool], _Pool] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._sweep_at = 0.0
+
+    def lease(self, service: Service, *, secure: bool, balancer: LeastPending | None) -> Lease:
+        """Use the pool of an instance for a request.
+
+        Args:
+            service: the instance.
+            secure: whether over TLS.
+            balancer: who is to know that the request is in flight; None: nobody.
+        """
+        self._departures.watch(service.name)
+        key = service.key, secure
+        pool = self._pools.get(key)
+        if pool is None or pool.id != service.id:
+            if pool is not None:
+                self._retire(pool)
+            pool = self._pools[key] = _Pool(service.id, self._make(secure=secure))
+        pool.leases += 1
+        pool.used = now = asyncio.get_running_loop().time()
+        if now >= self._sweep_at:
+            self._sweep(now)
+        pending = None
+        if balancer is not None:
+            pending = balancer.pending(service)
+            pending.__enter__()
+        return Lease(self, pool, pending)
+
+    def released(self, pool: _Pool) -> None:
+        """A request is done."""
+        pool.leases -= 1
+        if pool.gone and not pool.leases:
+            self._close(pool)
+
+    def changed(self, key: Key, identity: str | None) -> None:
+        """An instance has changed: `identity` is who is there now; None: nobody."""
+        for secure in (False, True):
+            pool = self._pools.get((key, secure))
+            if pool is not None and pool.id != identity:
+                del self._pools[key, secure]
+                self._retire(pool)
+
+    async def aclose(self) -> None:
+        """Close every connection, as httpx does when a client is closed."""
+        await self._departures.aclose()
+        pools = list(self._pools.values())
+        self._pools.clear()
+        for pool in pools:
+            pool.gone = True
+            self._close(pool)
+        await asyncio.gather(*self._closing)
+
+    # ------------------------------------------------------------------------------------
+
+    def _retire(self, pool: _Pool) -> None:
+        pool.gone = True
+        if not pool.leases:
+            self._close(pool)
+
+    def _close(self, pool: _Pool) -> None:
+        work: Coroutine[Any, Any, None] = pool.transport.aclose()
+        task = asyncio.get_running_loop().create_task(work, context=Context())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def _sweep(self, now: float) -> None:
+        self._sweep_at = now + _IDLE / 4
+        for key, pool in list(self._pools.items()):
+            if not pool.leases and now - pool.used > _IDLE:
+                del self._pools[key]
+                self._retire(pool)

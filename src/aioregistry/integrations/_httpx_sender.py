@@ -1,0 +1,219 @@
+"""Send a request to an instance: what the integrations of httpx and httpx2 share.
+
+The two have the same classes, in two modules. Which one it is comes in as a `Library`; the
+annotations name httpx, and mean either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from aioregistry import RegistryError, Service
+from aioregistry.integrations._httpx_pools import Lease, Maker, Pools
+from aioregistry.integrations._httpx_streams import Library
+from aioregistry.integrations._repeating import is_repeatable
+from aioregistry.integrations._routing import Call, Router
+from aioregistry.integrations._targets import (
+    SECURE,
+    Target,
+    Unusable,
+    scheme_for,
+    service_name,
+    target_of,
+)
+
+if TYPE_CHECKING:
+    from httpx import AsyncBaseTransport, Request, Response, TransportError
+
+__all__ = ["Sender"]
+
+_READ_AHEAD: Final = 65_536
+"""A body up to so many bytes is read before the response is handed out, if the request may
+be sent again: then it can be, too, when the instance dies in the middle of it."""
+
+
+class Sender:
+    """Sends requests for services to instances, and all others where their URL says.
+
+    Args:
+        library: httpx or httpx2.
+        router: chooses the instances.
+        domain: as `check_domain` has it.
+        make: makes what sends requests.
+    """
+
+    def __init__(self, library: Library, router: Router, domain: str, make: Maker) -> None:
+        self.library = library
+        self.router = router
+        self.pools = Pools(router.registry, make)
+        self._domain = domain
+        self.make = make
+        self._direct: AsyncBaseTransport | None = None
+
+    async def send(self, request: Request) -> Response:
+        """Send a request; see `RegistryTransport`."""
+        name = service_name(request.url.host, request.url.port, self._domain)
+        if name is None:
+            await self.make.prepare()
+            if self._direct is None:
+                self._direct = self.make(secure=True)
+            return await self._direct.handle_async_request(request)
+        repeatable = is_repeatable(request.method, request.headers)
+        call = self.router.call(name, repeatable=repeatable)
+        return await _Exchange(self, request, call, repeatable=repeatable).run()
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self.pools.aclose()
+        if self._direct is not None:
+            await self._direct.aclose()
+
+
+class _Exchange:
+    """One request and its response, over one instance or several."""
+
+    def __init__(self, sender: Sender, request: Request, call: Call, *, repeatable: bool) -> None:
+        self.library = sender.library
+        self._sender = sender
+        self._request = request
+        self._url = request.url
+        self._call = call
+        self._repeatable = repeatable
+        self._timeouts: dict[str, float | None] = request.extensions.get("timeout", {})
+        self._now = asyncio.get_running_loop().time
+        self._connecting_since = self._now()
+        self._body = request.stream
+        if not isinstance(self._body, self.library.module.ByteStream):
+            self._body = self.library.body(self._body)
+        self._error: TransportError | None = None
+
+    async def run(self) -> Response:
+        while True:
+            service = await self._choose()
+            try:
+                target = target_of(service, self._url.host, secure=self._url.scheme in SECURE)
+            except Unusable as reason:
+                if not self._call.unusable(service, str(reason)):
+                    raise self._failure() from reason
+            else:
+                response = await self._try(service, target)
+                if response is not None:
+                    self._error = None
+                    return response
+
+    async def _choose(self) -> Service:
+        try:
+            service = await self._call.choose()
+        except RegistryError as error:
+            raise self._failure(str(error)) from error
+        if service is None:
+            raise self._failure() from self._error
+        return service
+
+    async def _try(self, service: Service, target: Target) -> Response | None:
+        """Send it to one instance; None: to another one, please."""
+        sender, httpx = self._sender, self.library.module
+        if target.secure:
+            await sender.make.prepare()
+        addressed = self._addressed(target)
+        lease = sender.pools.lease(service, secure=target.secure, balancer=sender.router.counting)
+        try:
+            response = await lease.transport.handle_async_request(addressed)
+            await self._take(response, service, lease)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            lease.release()
+            self._not_sent(service, error)
+            return None
+        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+            lease.release()
+            self._sent(service, error)
+            return None
+        except httpx.TransportError as error:
+            lease.release()
+            raise self.broke_off(service, error) from error
+        except BaseException:
+            lease.release()
+            raise
+        return response
+
+    def _addressed(self, target: Target) -> Request:
+        """The request as the instance gets it."""
+        request, url = self._request, self._url
+        scheme = scheme_for(url.scheme, secure=target.secure)
+        path = url.raw_path
+        if target.prefix:
+            path = target.prefix.encode() + path
+        addressed: Request = self.library.module.Request(
+            request.method,
+            url.copy_with(scheme=scheme, host=target.host, port=target.port, raw_path=path),
+            headers=request.headers,
+            stream=self._body,
+            extensions=self._extensions(target),
+        )
+        if target.authority and request.headers.get("host") == url.netloc.decode():
+            addressed.headers["Host"] = target.authority
+        return addressed
+
+    def _extensions(self, target: Target) -> dict[str, Any]:
+        extensions: dict[str, Any] = dict(self._request.extensions)
+        if target.secure:
+            extensions.setdefault("sni_hostname", target.server_name)
+        given = self._timeouts.get("connect")
+        if given is not None:
+            left = max(0.0, given - (self._now() - self._connecting_since))
+            extensions["timeout"] = {**self._timeouts, "connect": self._call.patience(left)}
+        return extensions
+
+    async def _take(self, response: Response, service: Service, lease: Lease) -> None:
+        """Tell of a response, and prepare it for the client."""
+        response.extensions["service"] = service
+        stream: Any = response.stream
+        if self._repeatable and _is_small(response):
+            try:
+                body = b"".join([chunk async for chunk in stream])
+            finally:
+                await stream.aclose()
+            lease.release()
+            response.stream = self.library.module.ByteStream(body)
+        else:
+            response.stream = self.library.answer(
+                stream, lease, partial(self.broke_off, service), self.library.module.TransportError
+            )
+        self._call.answered(service, response.status_code)
+
+    # ---- failures ----------------------------------------------------------------------
+
+    def _not_sent(self, service: Service, error: TransportError) -> None:
+        self._error = error
+        given = self._timeouts.get("connect")
+        late = given is not None and self._now() >= self._connecting_since + given
+        if not self._call.not_sent(service, error) or late:
+            raise self._failure() from error
+
+    def _sent(self, service: Service, error: TransportError) -> None:
+        self._error = error
+        intact = not getattr(self._body, "begun", False)
+        if not self._call.sent(service, error, intact=intact):
+            raise self._failure() from error
+        self._connecting_since = self._now()
+
+    def broke_off(self, service: Service, error: TransportError) -> TransportError:
+        """The error of a request that is not sent again, whatever it was."""
+        ours = isinstance(error, self.library.module.PoolTimeout)
+        self._call.broke_off(service, error, blame=not ours)
+        self._error = error
+        return self._failure()
+
+    def _failure(self, why: str = "") -> TransportError:
+        """What the client gets: the kind of the last error, and everything in its text."""
+        kind = self.library.module.ConnectError if self._error is None else type(self._error)
+        tried = self._call.report() if self._call.attempts.failures else ""
+        error: TransportError = kind("; then: ".join(filter(None, (tried, why))))
+        return error
+
+
+def _is_small(response: Response) -> bool:
+    length = response.headers.get("content-length", "")
+    return length.isdigit() and int(length) <= _READ_AHEAD and response.status_code != 101

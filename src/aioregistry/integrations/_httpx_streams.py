@@ -1,0 +1,75 @@
+"""The bodies of requests and responses on their way, for httpx and httpx2."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from aioregistry.integrations._httpx_pools import Lease
+
+__all__ = ["AnswerStream", "BodyStream", "Library"]
+
+
+class AnswerStream:
+    """The body of a response.
+
+    Args:
+        stream: the library's own.
+        lease: given back when the response is closed.
+        translate: makes what the client gets to see of an error of the transport.
+        errors: which those are.
+    """
+
+    def __init__(
+        self,
+        stream: Any,
+        lease: Lease,
+        translate: Callable[[Any], Exception],
+        errors: type[Exception],
+    ) -> None:
+        self._stream = stream
+        self._lease = lease
+        self._translate = translate
+        self._errors = errors
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._stream:
+                yield chunk
+        except self._errors as error:
+            raise self._translate(error) from error
+
+    async def aclose(self) -> None:
+        try:
+            await self._stream.aclose()
+        finally:
+            self._lease.release()
+
+
+class BodyStream:
+    """The body of a request that can be read only once.
+
+    Attributes:
+        begun: whether somebody has begun to.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.begun = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.begun = True
+        async for chunk in self._stream:
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class Library(NamedTuple):
+    """The module, httpx or httpx2, and our streams as subclasses of its own."""
+
+    module: ModuleType
+    answer: Callable[..., Any]
+    body: Callable[..., Any]

@@ -1,0 +1,279 @@
+"""One service of this process, on the air exactly while it can serve."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from aioregistry import (
+    Registration,
+    Registry,
+    RegistryError,
+    Service,
+    Status,
+)
+from aioregistry.integrations._address import Endpoint, check_given, doubts, place
+from aioregistry.integrations.health import HealthCheck
+
+__all__ = ["Presence", "check_drain", "offered", "readiness_of", "until_it_accepts"]
+
+_logger = logging.getLogger("aioregistry")
+
+_PROBE: Final = 0.05
+_PATIENCE: Final = 5.0
+_FAREWELL: Final = 2.0
+
+
+def offered(service: Service | str, address: str, **given: Any) -> Service:
+    """The service that `register` was asked to announce; arguments as for `Registry.register`.
+
+    Raises:
+        InvalidService: the address cannot be one; the text says what to write instead.
+    """
+    base = service if isinstance(service, Service) else Service(service)
+    changes = {field: value for field, value in {"address": address, **given}.items() if value}
+    base = msgspec.structs.replace(base, **changes)
+    check_given(base.name, base.address, base.network)
+    return base
+
+
+def check_drain(drain: float) -> None:
+    """Raise `ValueError` unless `drain` is a number of seconds, or zero."""
+    if not 0 <= drain < float("inf"):
+        raise ValueError(f"drain must be a number of seconds, or 0, not {drain!r}")
+
+
+class Presence:
+    """Announces a service when its server serves, and withdraws it before the server stops.
+
+    Args:
+        registry: where to; started.
+        service: what to announce; its address may be missing.
+        drain: how long to serve on after the withdrawal, in seconds.
+        health: the check that decides the status; None: it stays as it is.
+
+    Attributes:
+        state: where it is in its life: waiting, announced, draining, withdrawn or failed.
+        reason: why it is there, in words.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        service: Service,
+        *,
+        drain: float = 0.0,
+        health: HealthCheck | None = None,
+    ) -> None:
+        self.state = "waiting"
+        self.reason = "the server does not accept connections yet"
+        self.registry = registry
+        self.offer = service
+        self._drain = drain
+        self._health = health
+        self._registration: Registration | None = None
+        self._sent = False
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def service(self) -> Service:
+        """The service as it is announced, or as it was offered."""
+        return self._registration.service if self._registration else self.offer
+
+    @property
+    def ready(self) -> bool:
+        """Whether callers are sent here: it is announced, and not as critical."""
+        return self.state == "announced" and self.service.status is not Status.CRITICAL
+
+    def begin(self, locate: Callable[[], Awaitable[Endpoint | None]]) -> None:
+        """Announce it as soon as it is served, in the background.
+
+        Args:
+            locate: waits until the server accepts connections, and tells where, if it knows.
+        """
+        self._task = asyncio.create_task(self._announce(locate), name="aioregistry announcing")
+
+    async def withdraw(self) -> None:
+        """Withdraw it, if it is announced; doing it twice is harmless.
+
+        Takes a round trip to the broker, and at most two seconds.
+        """
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+        registration, self._registration = self._registration, None
+        sent, self._sent = self._sent, False
+        if sent and self._drain:
+            self.state = "draining"
+            self.reason = f"it is withdrawn, and serves on for {self._drain:g} s"
+        elif self.state not in ("draining", "failed"):
+            self.state, self.reason = "withdrawn", "the server stops"
+        if registration is not None:
+            self.offer = registration.service
+            try:
+                async with asyncio.timeout(_FAREWELL):
+                    await registration.unregister()
+            except (RegistryError, TimeoutError) as error:
+                _logger.warning("the withdrawal of %s may be lost: %r", self.offer.name, error)
+
+    async def drain(self) -> None:
+        """After the withdrawal: give callers the time to move away.
+
+        Cancelling ends the waiting.
+        """
+        if self.state == "draining":
+            _logger.info("%s is withdrawn; serving on for %g s", self.offer.name, self._drain)
+            try:
+                await asyncio.sleep(self._drain)
+            finally:
+                self.state, self.reason = "withdrawn", "the server stops"
+
+    async def _announce(self, locate: Callable[[], Awaitable[Endpoint | None]]) -> None:
+        try:
+            service, reason = await self._complete(locate)
+            registration = await self._register(service, reason)
+        except (RegistryError, ValueError, OSError) as error:
+            self.state, self.reason, self._sent = "failed", str(error), False
+            _logger.error("%s is not announced: %s", self.offer.name, error)  # noqa: TRY400 - the text says it
+        except Exception as error:
+            self.state, self.reason, self._sent = "failed", repr(error), False
+            _logger.exception("%s is not announced", self.offer.name)
+        else:
+            await self._look_after(registration)
+
+    async def _complete(
+        self, locate: Callable[[], Awaitable[Endpoint | None]]
+    ) -> tuple[Service, str]:
+        """The service with its address and first status, and the reason for that status."""
+        endpoint = await locate()
+        where = await asyncio.to_thread(place, self.offer, endpoint)
+        service = msgspec.structs.replace(self.offer, **where)
+        if self._health is None:
+            return service, ""
+        status, reason = await self._health.outcome()
+        return msgspec.structs.replace(service, status=status), reason
+
+    async def _register(self, service: Service, reason: str) -> Registration:
+        rivals = await self._rivals(service)
+        self.reason = "the broker has not taken the announcement yet"
+        self._sent = True  # callers may know it before the broker has confirmed it
+        registration = self._registration = await self.registry.register(service)
+        self._on_air(registration.service, reason)
+        for rival in rivals:
+            _warn_of(rival, registration.service)
+        return registration
+
+    async def _look_after(self, registration: Registration) -> None:
+        """Say what looks wrong, and keep the status true, while it is on the air."""
+        try:
+            problem = await asyncio.to_thread(doubts, registration.service, self.registry)
+        except ValueError:  # a host of the broker that cannot be one
+            problem = None
+        if problem:
+            _logger.warning("%s", problem)
+        if self._health is not None:
+            await self._health.run(registration, registration.service.status)
+
+    def _on_air(self, service: Service, reason: str) -> None:
+        self.state, self.reason = "announced", ""
+        where = service.url or service.address
+        if service.status is Status.PASSING:
+            _logger.info("%s is announced at %s", service.name, where)
+        else:
+            status = service.status.value
+            _logger.warning("%s is announced at %s as %s: %s", service.name, where, status, reason)
+
+    async def _rivals(self, service: Service) -> tuple[Service, ...]:
+        """Who answers for the same name and address, before this process announces it."""
+        name, registry, key = service.name, self.registry, service.key
+        if name in registry.observed or any(own.key == key for own in registry.registered):
+            return ()  # what memory holds may be a predecessor of ours; or it is ours
+
+        def same(other: Service) -> bool:
+            return other.key == key
+
+        try:
+            rivals = await registry.get_services(name, where=same, wait=False)
+        except RegistryError:
+            return ()  # without a broker there is nobody to ask
+        if not registry.stats().watches:
+            await registry.unobserve(name)
+        return rivals
+
+
+def _warn_of(rival: Service, own: Service) -> None:
+    _logger.warning(
+        "two processes announce %s at %s: %s, and now %s; callers see one instance that keeps"
+        " restarting: stop one, or give each its own port or address",
+        *(own.name, own.key[1], _who(rival), _who(own)),
+    )
+
+
+def _who(service: Service) -> str:
+    version = f", version {service.version}" if service.version else ""
+    return f"one on {service.host or 'an unnamed host'} (id {service.id or 'none'}{version})"
+
+
+async def until_it_accepts(service: Service) -> None:
+    """Wait until something accepts connections at the address of a service.
+
+    For servers that cannot be asked. It connects, and closes at once.
+    """
+    host, port = service.hostname_port
+    waited = 0.0
+    while not await _accepts(host, port):
+        if waited <= _PATIENCE < waited + _PROBE:
+            _logger.warning(
+                "%s is not announced yet: nothing accepts connections at %s; if this machine"
+                " cannot reach itself there, give ready=, which says when the server serves",
+                service.name,
+                service.key[1],
+            )
+        waited += _PROBE
+        await asyncio.sleep(_PROBE)
+
+
+async def _accepts(host: str, port: int | None) -> bool:
+    try:
+        async with asyncio.timeout(1.0):
+            _, writer = await asyncio.open_connection(host, port)
+    except OSError:  # TimeoutError is one
+        return False
+    writer.close()
+    return True
+
+
+def readiness_of(
+    registry: Registry, presences: Iterable[Presence], *, require_broker: bool
+) -> tuple[bool, Mapping[str, Any]]:
+    """Whether callers are sent here, and what there is to say about it.
+
+    Args:
+        registry: the registry of the application.
+        presences: what it offers.
+        require_broker: whether losing the broker makes it not ready.
+    """
+    services = [_described(each) for each in presences]
+    ready = all(each["ready"] for each in services) and (registry.connected or not require_broker)
+    try:
+        detail = registry.stats().detail
+    except RegistryError as error:
+        ready, detail = False, str(error)
+    broker = {"connected": registry.connected, "detail": detail}
+    return ready, {"ready": ready, "broker": broker, "services": services}
+
+
+def _described(presence: Presence) -> dict[str, Any]:
+    service = presence.service
+    return {
+        "name": service.name,
+        "address": service.key[1],
+        "status": service.status.value,
+        "state": presence.state,
+        "reason": presence.reason,
+        "ready": presence.ready,
+    }

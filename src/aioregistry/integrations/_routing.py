@@ -1,0 +1,187 @@
+"""The way of each request to an instance: what the HTTP clients have in common."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import msgspec
+
+from aioregistry import Balancer, LeastPending, Predicate, Registry, Service
+from aioregistry.integrations.resilience import (
+    Attempts,
+    Incarnation,
+    Outliers,
+    Policy,
+    RetryBudget,
+    incarnation,
+)
+
+__all__ = ["Call", "Router"]
+
+_MAX_NAMES: Final = 4096
+
+
+class _AmongThese(msgspec.Struct, frozen=True):
+    """The predicate of a chosen few, so that the registry's own balancer chooses from them."""
+
+    chosen: frozenset[Incarnation]
+
+    def __call__(self, service: Service) -> bool:
+        return incarnation(service) in self.chosen
+
+
+class _Named:
+    """What is remembered of one service."""
+
+    __slots__ = ("_chosen", "_predicate", "budget", "outliers")
+
+    def __init__(self, policy: Policy) -> None:
+        self.outliers = Outliers(policy)
+        self.budget = RetryBudget(policy)
+        self._chosen: tuple[Service, ...] = ()
+        self._predicate = _AmongThese(frozenset())
+
+    def among(self, chosen: tuple[Service, ...]) -> Predicate:
+        """The predicate of these instances; for the same tuple, the same as before."""
+        if chosen is not self._chosen:
+            self._chosen = chosen
+            self._predicate = _AmongThese(frozenset(map(incarnation, chosen)))
+        return self._predicate
+
+
+class Router:
+    """Chooses instances for requests, and remembers how they did.
+
+    Args:
+        registry: where the services are.
+        where: which instances do; None: the registry's `where`.
+        balancer: which of several to take; None: the registry's `balancer`.
+        timeout: how long to wait for an instance of a service that nobody is known to
+            provide, in seconds; None: the registry's `lookup_timeout`.
+        policy: what to do about instances that fail.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        where: Predicate | None,
+        balancer: Balancer | None,
+        timeout: float | None,
+        policy: Policy | None,
+    ) -> None:
+        self.registry = registry
+        self.where = where
+        self.balancer = balancer
+        self.timeout = timeout
+        self.policy = policy or Policy()
+        chooser = registry.balancer if balancer is None else balancer
+        self.counting = chooser if isinstance(chooser, LeastPending) else None
+        self._names: dict[str, _Named] = {}
+
+    def call(self, name: str, *, repeatable: bool) -> Call:
+        """Begin a request.
+
+        Args:
+            name: the service.
+            repeatable: whether it may be sent more than once.
+        """
+        named = self._names.get(name)
+        if named is None:
+            if len(self._names) >= _MAX_NAMES:
+                del self._names[next(iter(self._names))]
+            named = self._names[name] = _Named(self.policy)
+        return Call(self, name, named, repeatable=repeatable)
+
+
+class Call:
+    """One request on its way: choose, send, and tell what came of it.
+
+    Attributes:
+        name: the service.
+        attempts: what was tried.
+    """
+
+    __slots__ = ("_among", "_named", "_now", "_router", "attempts", "name")
+
+    def __init__(self, router: Router, name: str, named: _Named, *, repeatable: bool) -> None:
+        self.name = name
+        self.attempts = Attempts(router.policy, named.budget, repeatable=repeatable)
+        self._router = router
+        self._named = named
+        self._now = asyncio.get_running_loop().time
+        self._among = 1
+        named.budget.deposit(self._now())
+
+    async def choose(self) -> Service | None:
+        """The instance to try next; None: there is no other.
+
+        Where nobody is known, it waits as a lookup does. Cancelling is immediate.
+
+        Raises:
+            RegistryError: nobody is registered, or nobody could be asked.
+        """
+        router = self._router
+        registry, where = router.registry, router.where
+        known = registry.cached(self.name, where)
+        if known:
+            in_use = self._named.outliers.in_use(known, self._now())
+            candidates = self.attempts.candidates(in_use, known)
+            if not candidates:
+                return None
+            self._among = len(candidates)
+            if candidates is not known:
+                where = self._named.among(candidates)
+        return await registry.get_service(
+            self.name, where=where, balancer=router.balancer, timeout=router.timeout
+        )
+
+    def patience(self, left: float | None) -> float | None:
+        """How long to wait for a connection to the instance chosen, in seconds.
+
+        Args:
+            left: how much time there is for connecting, in seconds; None: any.
+        """
+        return self.attempts.patience(left, self._among)
+
+    def unusable(self, service: Service, why: str) -> bool:
+        """Note that the instance cannot take such a request; whether to try another."""
+        return self.attempts.not_sent(service, why)
+
+    def not_sent(self, service: Service, error: BaseException) -> bool:
+        """Note that nothing got to the instance; whether to try another."""
+        self.failed(service)
+        return self.attempts.not_sent(service, describe(error))
+
+    def sent(self, service: Service, error: BaseException, *, intact: bool) -> bool:
+        """Note that it broke off after something was sent; whether to send it again."""
+        self.failed(service)
+        return self.attempts.sent(service, describe(error), self._now(), intact=intact)
+
+    def answered(self, service: Service, status: int) -> None:
+        """Note a response."""
+        if status in self._router.policy.bad_statuses:
+            self.failed(service)
+        else:
+            self._named.outliers.succeeded(service)
+
+    def broke_off(self, service: Service, error: BaseException, *, blame: bool = True) -> None:
+        """Note a failure after which the request is not sent again, whatever it is."""
+        if blame:
+            self.failed(service)
+        self.attempts.note(service, describe(error))
+
+    def failed(self, service: Service) -> None:
+        """Note a failure of the instance."""
+        known = self._router.registry.cached(self.name, self._router.where)
+        self._named.outliers.failed(service, known, self._now())
+
+    def report(self) -> str:
+        """What was tried in vain, for the text of an error."""
+        return self.attempts.report(self.name)
+
+
+def describe(error: BaseException) -> str:
+    """An error in a few words."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

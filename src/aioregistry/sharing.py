@@ -1,0 +1,34 @@
+"""One object for all that is equal: most instances share their version, host and metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+__all__ = ["Pool"]
+
+_T = TypeVar("_T", bound=Hashable)
+
+
+class Pool(Generic[_T]):
+    """Remembers values, up to a number, so that equal ones can be kept once.
+
+    Not `sys.intern`: in some versions of Python what is interned stays for ever, and these
+    values come from others.
+
+    Args:
+        room: how many values are remembered; then it begins anew.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._known: dict[_T, _T] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def shared(self, value: _T) -> _T:
+        """The first of the values that are equal to this one."""
+        if len(self._known) >= self._room:
+            self._known.clear()
+        return self._known.setdefault(value, value)
