@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -27,7 +27,7 @@ class Program:
     def __init__(
         self,
         command: tuple[str, ...],
-        environment: dict[str, str],
+        environment: Mapping[str, str],
         written: Path,
         terminal: int | None = None,
     ) -> None:
@@ -111,23 +111,26 @@ class Programs:
         self._folder = folder
         self.started: list[Program] = []
 
-    def run(self, *command: str, terminal: int | None = None, **environment: str) -> Program:
+    def run(
+        self,
+        *command: str,
+        environment: Mapping[str, str] | None = None,
+        terminal: int | None = None,
+    ) -> Program:
         """Start a program, in the root of the checkout; it writes to `terminal`, or to a file."""
         written = self._folder / f"output-{len(self.started)}"
-        program = Program(command, {"AIOREGISTRY_URL": self.url, **environment}, written, terminal)
+        environment = {"AIOREGISTRY_URL": self.url, **(environment or {})}
+        program = Program(command, environment, written, terminal)
         self.started.append(program)
         return program
 
-    def python(self, *arguments: str | Path, **environment: str) -> Program:
-        """Start Python with `arguments`."""
-        return self.run(sys.executable, *map(str, arguments), **environment)
+    def python(self, *arguments: str | Path, **options: Any) -> Program:
+        """Start Python with `arguments`; with options as for `run`."""
+        return self.run(sys.executable, *map(str, arguments), **options)
 
-    def example(
-        self, name: str, *arguments: str, terminal: int | None = None, **environment: str
-    ) -> Program:
-        """Start one of the examples."""
-        path = str(ROOT / "examples" / name)
-        return self.run(sys.executable, path, *arguments, terminal=terminal, **environment)
+    def example(self, name: str, *arguments: str, **options: Any) -> Program:
+        """Start one of the examples; with options as for `run`."""
+        return self.python(ROOT / "examples" / name, *arguments, **options)
 
 
 @pytest.fixture

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 from tests.tools import eventually, no_new_tasks
 
-from aioregistry import EventType, Registry, ServiceNotFound, Status, TransportError, all_of
+from aioregistry import (
+    EventType,
+    Registry,
+    RegistryClosed,
+    ServiceNotFound,
+    Status,
+    TransportError,
+    all_of,
+)
 from aioregistry.testing.brokers import Broker, nats_server, redis_server
 
 MakeRegistry = Callable[..., Registry]
@@ -171,7 +179,7 @@ async def test_closing_without_a_broker_is_prompt_and_leaves_nothing(
     await asyncio.sleep(0.05)
     async with asyncio.timeout(2):
         await never.aclose()
-    with pytest.raises(TransportError):
+    with pytest.raises(RegistryClosed):
         await pending
     await eventually(lambda: sockets() == before)
 
@@ -227,3 +235,26 @@ async def test_cancelled_in_the_middle_of_everything(make: MakeRegistry, broker:
         assert (await registry.get_service("end")).port == 1
         await registration.unregister()
         await eventually(lambda: not registry.cached("end"))
+
+
+@pytest.fixture
+def small_broker(tmp_path: Path) -> Iterator[Broker]:
+    """One that takes small messages only."""
+    config = tmp_path / "small.conf"
+    config.write_text("max_payload: 1024")
+    with nats_server("--config", str(config)) as broker:
+        yield broker
+
+
+async def test_a_payload_too_large_for_the_broker_is_an_error_at_register(
+    small_broker: Broker,
+) -> None:
+    async with Registry(small_broker.url) as registry:
+        with pytest.raises(TransportError, match="1024"):
+            await registry.register("x", "10.0.0.5:1", metadata={"k": "x" * 2000})
+        assert registry.registered == ()
+        registration = await registry.register("x", "10.0.0.5:1", metadata={"k": "x"})
+        with pytest.raises(TransportError, match="1024"):
+            await registration.update(metadata={"k": "x" * 2000})
+        assert (await registry.get_service("x")).metadata == {"k": "x"}
+        assert registration.service.metadata == {"k": "x"}

@@ -172,6 +172,16 @@ async def test_a_minimum_is_waited_for(make: MakeRegistry) -> None:
         assert len(await asyncio.wait_for(looking, 10)) == 2
 
 
+async def test_a_minimum_that_comes_up_later_ends_the_wait(make: MakeRegistry) -> None:
+    async with make() as provider, make(lookup_timeout=60.0) as caller, asyncio.timeout(20):
+        looking = asyncio.create_task(caller.get_services("x", minimum=2))
+        await eventually(lambda: caller.stats().pings_sent == 1)
+        await asyncio.sleep(1)  # longer than any answer takes
+        await provider.register("x", "10.0.0.5:1")
+        await provider.register("x", "10.0.0.5:2")
+        assert len(await looking) == 2
+
+
 async def test_instances_of_one_process_all_answer_a_ping(make: MakeRegistry) -> None:
     async with make() as provider, make() as caller:
         for port in (1, 2, 3):

@@ -1,0 +1,184 @@
+"""The README: every program in it runs, and does what the text says."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from aioregistry import EventType, Registry, free_port
+
+if TYPE_CHECKING:
+    from tests.examples.conftest import Programs
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "README.md").read_text()
+
+Runner = Callable[["Programs", Path], Awaitable[None]]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+
+
+def name_of(block: str) -> str:
+    """The name of the file, in the first line of a program."""
+    found = re.match(r"# (\w+\.py)\b", block)
+    assert found, f"the first line does not name the file:\n{block}"
+    return found[1]
+
+
+PROGRAMS = {name_of(block): block for block in blocks("python")}
+
+
+async def it_ends_well(programs: Programs, file: Path) -> None:
+    program = programs.python(file)
+    assert await program.wait() == 0, program.output
+
+
+async def it_prints_the_service(programs: Programs, file: Path) -> None:
+    program = programs.python(file)
+    assert await program.wait() == 0, program.output
+    assert program.output == "orders 10.0.0.5:8080\n"
+
+
+async def it_greets(programs: Programs, file: Path) -> None:
+    async with Registry(programs.url) as registry, registry.watch("greeter") as watch:
+        program = programs.python(file)
+        event = await anext(watch)
+        assert event.type is EventType.REGISTERED
+        address = event.service.address
+        response = await program.serves(f"http://{address}/greet/Ada")
+        assert response.json() == {"greeting": "Hello Ada", "from": address}
+        await program.stop()
+        assert (await anext(watch)).type is EventType.UNREGISTERED
+    assert "Traceback" not in program.output
+
+
+async def it_calls(programs: Programs, file: Path) -> None:
+    port = str(free_port())
+    if file.stem.startswith("fastapi"):
+        app = f"{file.stem}:app"
+        command = ("-m", "uvicorn", "--app-dir", str(file.parent), app, "--port", port)
+        program = programs.python(*command)
+    else:
+        program = programs.python(file, port)
+    url = f"http://127.0.0.1:{port}/hello/Ada"
+    response = await program.serves(url)
+    assert response.status_code == 503
+    assert "no instance of 'greeter' is known" in response.text
+
+    programs.python(file.with_name("fastapi_service.py"))
+    async with Registry(programs.url) as registry:
+        address = (await registry.get_service("greeter", timeout=15)).address
+    async with httpx.AsyncClient(trust_env=False) as client:
+        assert (await client.get(url)).json() == {"greeting": "Hello Ada", "from": address}
+    await program.stop()
+    assert "Traceback" not in program.output
+
+
+async def it_prints_events(programs: Programs, file: Path) -> None:
+    program = programs.python(file)
+    async with Registry(programs.url) as registry:
+        for name in ("greeter", "billing.invoices", "orders"):
+            await registry.register(name, "10.0.0.1:80")
+        await program.writes("REGISTERED greeter 10.0.0.1:80")
+        await program.writes("REGISTERED billing.invoices 10.0.0.1:80")
+    await program.writes("UNREGISTERED greeter 10.0.0.1:80")
+    assert "orders" not in program.output
+
+
+async def it_passes(programs: Programs, file: Path) -> None:
+    program = programs.python("-m", "pytest", "-c", "/dev/null", "-p", "no:cacheprovider", file)
+    assert await program.wait() == 0, program.output
+    assert " 1 passed" in program.output
+
+
+RUNNERS: dict[str, Runner] = {
+    "in_short.py": it_prints_the_service,
+    "fastapi_service.py": it_greets,
+    "fastapi_caller.py": it_calls,
+    "aiohttp_service.py": it_greets,
+    "aiohttp_caller.py": it_calls,
+    "watch.py": it_prints_events,
+    "choose.py": it_ends_well,
+    "share_nats.py": it_ends_well,
+    "share_redis.py": it_ends_well,
+    "process_wide.py": it_ends_well,
+    "test_checkout.py": it_passes,
+}
+
+BROKERS = ("nats_broker", "redis_broker")
+RUNS = [
+    (broker, name)
+    for name in RUNNERS
+    for broker in BROKERS
+    if not name.startswith("share_") or name == f"share_{broker.partition('_')[0]}.py"
+]
+
+
+def test_every_program_is_run() -> None:
+    assert len(PROGRAMS) == len(blocks("python")), "two programs have the same name"
+    assert PROGRAMS.keys() == RUNNERS.keys()
+    assert set(re.findall(r"^```(\w*)$", TEXT, re.MULTILINE)) == {"python", "sh", ""}
+
+
+@pytest.mark.parametrize(("programs", "name"), RUNS, indirect=["programs"])
+async def test_program(programs: Programs, name: str, tmp_path: Path) -> None:
+    for each, block in PROGRAMS.items():
+        (tmp_path / each).write_text(block)
+    await RUNNERS[name](programs, tmp_path / name)
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    mentioned = set(re.findall(r"make ([a-z]+)", "\n".join((*blocks("sh"), *spans()))))
+    assert mentioned == {"demo", "test", "help", "check", "bench"}
+    for target in mentioned:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for target in mentioned:
+        subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_shell_lines_are_known() -> None:
+    """A shell line that is new needs a look whether it works."""
+    lines = [
+        line.partition("#")[0].strip() for block in blocks("sh") for line in block.splitlines()
+    ]
+    assert lines == ["make demo", "make test", "pip install .", "pip install '.[embedded]'"]
+    project = (ROOT / "pyproject.toml").read_text()
+    assert re.search(r"^embedded = ", project, re.MULTILINE)
+    assert 'name = "aioregistry-discovery"' in project
+
+
+def test_the_unrelated_project_is_not_installed() -> None:
+    assert not re.search(r"install\s+aioregistry\b(?!-)", TEXT)
+
+
+def test_every_option_is_in_the_table() -> None:
+    table = TEXT.partition("## Configure")[2].partition("\nURLs")[0]
+    named = [
+        name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in spans(row)
+    ]
+    named.remove("Registry(...)") if "Registry(...)" in named else None
+    assert named == list(inspect.signature(Registry).parameters)
+    for row in re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", table, re.MULTILINE):
+        default = inspect.signature(Registry).parameters[row[0]].default
+        if isinstance(default, int | float | str):
+            assert eval(row[1]) == default
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def spans(text: str = TEXT) -> list[str]:
+    """What stands between backticks within a line."""
+    return re.findall(r"`([^`\n]+)`", text)

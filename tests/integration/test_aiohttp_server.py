@@ -1,0 +1,283 @@
+"""aiohttp services over a real broker, served in this event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from tests.tools import eventually, no_new_tasks
+
+from aioregistry import EventType, InvalidService, Registry, Service, Status, Watch, free_port
+from aioregistry.integrations.aiohttp_server import (
+    CLIENT,
+    REGISTRY,
+    HealthCheck,
+    connect,
+    get_client,
+    get_registry,
+    get_service,
+    get_services,
+    readiness,
+    register,
+    serve,
+)
+from aioregistry.testing.brokers import Broker
+
+PREFIX = "aiohttp"
+
+
+@pytest.fixture
+async def registry(nats_broker: Broker) -> AsyncIterator[Registry]:
+    """Somebody else, who watches."""
+    async with Registry(nats_broker.url, prefix=PREFIX) as registry:
+        yield registry
+
+
+@pytest.fixture
+def ours(nats_broker: Broker) -> Registry:
+    """What the application is given."""
+    return Registry(nats_broker.url, prefix=PREFIX)
+
+
+def application(*contexts: Any) -> web.Application:
+    app = web.Application()
+    app.cleanup_ctx.extend(contexts)
+    app.router.add_get("/ready", readiness())
+    return app
+
+
+@asynccontextmanager
+async def served(app: web.Application, **options: Any) -> AsyncGenerator[asyncio.Event]:
+    """Serve an application until the block ends; it gets the event that stops it."""
+    stop = asyncio.Event()
+    given: dict[str, Any] = {"host": "127.0.0.1", "port": 0, **options}
+    task = asyncio.create_task(serve(app, stop=stop, **given))
+    try:
+        yield stop
+        stop.set()
+        await asyncio.wait_for(task, 10)
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+async def next_event(watch: Watch) -> tuple[EventType, Service]:
+    event = await asyncio.wait_for(anext(watch), 10)
+    return event.type, event.service
+
+
+async def get(service: Service | str, path: str = "/ready") -> tuple[int, Any]:
+    address = service if isinstance(service, str) else service.address
+    async with aiohttp.ClientSession() as client, client.get(f"http://{address}{path}") as response:
+        return response.status, await response.json(content_type=None)
+
+
+class TestALife:
+    async def test_begins_when_it_serves_and_ends_before_it_stops(
+        self, registry: Registry, ours: Registry
+    ) -> None:
+        app = application(register(ours, "orders", version="1.2", drain=0.01))
+        async with registry.watch("orders") as watch, no_new_tasks():
+            async with served(app) as stop:
+                kind, service = await next_event(watch)
+                assert kind is EventType.REGISTERED
+                assert (service.version, service.hostname_port[0]) == ("1.2", "127.0.0.1")
+                status, body = await get(service)
+                assert (status, body["services"][0]["state"]) == (200, "announced")
+                stop.set()
+                assert (await next_event(watch))[0] is EventType.UNREGISTERED
+            with pytest.raises(aiohttp.ClientConnectorError):
+                await get(service)
+
+    async def test_two_signals(self, registry: Registry, ours: Registry) -> None:
+        """Ctrl-C withdraws; the second one ends the drain."""
+        app = application(register(ours, "orders", drain=60))
+        async with registry.watch("orders") as watch, no_new_tasks():
+            task = asyncio.create_task(serve(app, host="127.0.0.1", port=0))
+            await next_event(watch)
+            os.kill(os.getpid(), signal.SIGINT)
+            _, service = await next_event(watch)
+            status, body = await get(service)  # it is withdrawn, and still serves
+            assert (status, body["services"][0]["state"]) == (503, "draining")
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.wait_for(task, 10)
+
+    async def test_sigterm_again_does_not_shorten_the_drain(
+        self, registry: Registry, ours: Registry
+    ) -> None:
+        app = application(register(ours, "orders", drain=60))
+        async with registry.watch("orders") as watch:
+            task = asyncio.create_task(serve(app, host="127.0.0.1", port=0))
+            await next_event(watch)
+            os.kill(os.getpid(), signal.SIGTERM)
+            _, service = await next_event(watch)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert (await get(service))[0] == 503
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.wait_for(task, 10)
+
+    async def test_cancelled(self, registry: Registry, ours: Registry) -> None:
+        app = application(register(ours, "orders", drain=60))
+        async with registry.watch("orders") as watch, no_new_tasks():
+            task = asyncio.create_task(serve(app, host="127.0.0.1", port=0))
+            await next_event(watch)
+            task.cancel()
+            assert (await next_event(watch))[0] is EventType.UNREGISTERED
+            await asyncio.wait((task,))
+            assert task.cancelled()
+
+    async def test_a_port_that_is_taken(self, registry: Registry, ours: Registry) -> None:
+        await registry.observe("orders")
+        with (
+            socket.create_server(("127.0.0.1", 0)) as blocker,
+            pytest.raises(OSError, match="in use"),
+        ):
+            await serve(
+                application(register(ours, "orders")),
+                host="127.0.0.1",
+                port=blocker.getsockname()[1],
+            )
+        assert registry.stats().announcements_received == 0
+
+    async def test_under_a_runner_of_its_own(self, registry: Registry, ours: Registry) -> None:
+        """As `web.run_app` has it: announced once it serves, withdrawn just after it stopped."""
+        address = f"127.0.0.1:{free_port()}"
+        released = asyncio.Event()
+
+        async def slow(_request: web.Request) -> web.Response:
+            await released.wait()
+            return web.Response(text="1")
+
+        app = application(register(ours, "orders", address))
+        app.router.add_get("/slow", slow)
+        runner = web.AppRunner(app)
+        async with registry.watch("orders") as watch, no_new_tasks():
+            await runner.setup()
+            assert registry.cached("orders") == ()
+            await web.TCPSite(runner, "127.0.0.1", int(address.split(":")[1])).start()
+            assert (await next_event(watch))[1].address == address
+            request = asyncio.create_task(get(address, "/slow"))
+            await eventually(lambda: runner.server and runner.server.requests_count)
+            ending = asyncio.create_task(runner.cleanup())
+            assert (await next_event(watch))[0] is EventType.UNREGISTERED
+            assert not request.done(), "the requests that are under way are not waited for"
+            released.set()
+            assert await request == (200, 1)
+            await ending
+
+    async def test_follows_the_health(self, registry: Registry, ours: Registry) -> None:
+        async def check() -> Status:
+            return Status.WARNING
+
+        app = application(register(ours, "orders", health=HealthCheck(check)))
+        async with registry.watch("orders") as watch, served(app):
+            assert (await next_event(watch))[1].status is Status.WARNING
+
+    async def test_waits_for_what_makes_it_ready(self, registry: Registry, ours: Registry) -> None:
+        warm = asyncio.Event()
+        app = application(register(ours, "orders", ready=warm.wait))
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            address = "{}:{}".format(*sock.getsockname())
+            async with served(app, sock=sock):
+                status, body = await get(address)
+                assert (status, body["services"][0]["state"]) == (503, "waiting")
+                warm.set()
+                assert (await registry.get_service("orders", timeout=10)).address == address
+
+
+class TestTheAddress:
+    async def test_of_every_interface(self, registry: Registry, ours: Registry) -> None:
+        async with served(application(register(ours, "orders")), host=None, port=free_port()):
+            service = await registry.get_service("orders", timeout=10)
+            assert service.hostname_port[0] not in ("0.0.0.0", "::")
+            assert (await get(service))[0] == 200
+
+    async def test_of_ipv6(self, registry: Registry, ours: Registry) -> None:
+        async with served(application(register(ours, "orders")), host="::1"):
+            service = await registry.get_service("orders", timeout=10)
+            assert service.address == f"[::1]:{service.port}"
+            assert (await get(service))[0] == 200
+
+    async def test_of_a_unix_socket(
+        self, registry: Registry, ours: Registry, tmp_path: Path
+    ) -> None:
+        path = str(tmp_path / "orders.sock")
+        async with served(application(register(ours, "orders")), path=path):
+            service = await registry.get_service("orders", timeout=10)
+            assert (service.network, service.address) == ("unix", path)
+
+    async def test_is_missing(self, ours: Registry, caplog: pytest.LogCaptureFixture) -> None:
+        async with TestClient(TestServer(application(register(ours, "orders")))) as client:
+            await eventually(lambda: "give address='host:port'" in caplog.text)
+            response = await client.get("/ready")
+            assert response.status == 503
+            body = await response.json()
+            assert body["services"][0]["state"] == "failed"
+            assert "give address='host:port'" in body["services"][0]["reason"]
+
+    def test_that_cannot_be_one_is_refused_at_once(self) -> None:
+        with pytest.raises(InvalidService, match="Windows path"):
+            register(None, "orders", r"\\.\pipe\orders")
+
+
+class TestRequests:
+    async def test_get_what_there_is(self, registry: Registry, ours: Registry) -> None:
+        @asynccontextmanager
+        async def client_of(registry: Registry) -> AsyncGenerator[list[Registry]]:
+            opened = [registry]
+            yield opened
+            opened.clear()
+
+        async def one(request: web.Request) -> web.Response:
+            return web.json_response((await get_service(request, "orders", wait=False)).address)
+
+        async def every(request: web.Request) -> web.Response:
+            found = await get_services(request, "orders", minimum=2)
+            return web.json_response(sorted(service.address for service in found))
+
+        async def same(request: web.Request) -> web.Response:
+            found = (get_registry(request) is ours, get_client(request) == [ours])
+            return web.json_response(found)
+
+        app = application(connect(ours, client=client_of))
+        below = web.Application()  # a sub-application has what its parent has
+        below.router.add_get("/one", one)
+        below.router.add_get("/all", every)
+        below.router.add_get("/same", same)
+        app.add_subapp("/below", below)
+        async with TestClient(TestServer(app)) as client:
+            assert app[REGISTRY] is ours
+            kept = app[CLIENT]
+            response = await client.get("/below/one")
+            assert (response.status, response.headers["Retry-After"]) == (503, "1")
+            assert "no instance of 'orders' is known" in await response.text()
+            for port in (1, 2):
+                await registry.register("orders", f"10.0.0.5:{port}")
+            addresses = ["10.0.0.5:1", "10.0.0.5:2"]
+            assert await (await client.get("/below/all")).json() == addresses
+            assert await (await client.get("/below/one")).json() in addresses
+            assert await (await client.get("/below/same")).json() == [True, True]
+            assert (await client.get("/ready")).status == 200
+        assert kept == []
+
+    async def test_an_application_without_a_registry(self) -> None:
+        async def handler(request: web.Request) -> web.Response:
+            for ask in (get_registry, get_client):
+                with pytest.raises(RuntimeError, match="this application has no"):
+                    ask(request)
+            return web.Response()
+
+        app = web.Application()
+        app.router.add_get("/", handler)
+        async with TestClient(TestServer(app)) as client:
+            assert (await client.get("/")).status == 200

@@ -1,0 +1,167 @@
+"""What is refused later, or to somebody who does not wait for an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from tests.restricted import BrokerWithUsers, Stage, broker_with_users
+from tests.templates import Template, templates
+from tests.tools import eventually, no_new_tasks
+
+from aioregistry import Registry, Service, TransportError, link, vigil
+from aioregistry.transports.nats import NatsTransport
+
+ADDRESS = "10.0.0.5:8080"
+
+
+@pytest.fixture(params=["nats", "redis"])
+def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BrokerWithUsers]:
+    with broker_with_users(request.param, tmp_path) as broker:
+        yield broker
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    monkeypatch.setattr(link, "CHECK_INTERVAL", 0.2)
+    async with no_new_tasks():
+        yield
+
+
+def without(template: Template, *rules: str) -> Template:
+    """The template less some lines."""
+    lines = tuple(line for line in template.lines if not any(rule in line for rule in rules))
+    assert len(lines) < len(template.lines)
+    return Template(template.name, lines)
+
+
+async def test_a_heartbeat_that_is_no_longer_allowed(
+    broker: BrokerWithUsers, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = templates(broker.scheme)["provider"]
+    await broker.admit({"app": whole})
+    async with Stage(broker, "app", "registry") as stage:
+        provider = await stage.registry(ttl=0.6)
+        registration = await provider.register("orders", ADDRESS)
+        assert provider.stats().denied == 0
+        await broker.admit({"app": without(whole, "register.orders")})
+        await eventually(lambda: provider.stats().denied)
+        assert "registry.register.orders" in caplog.text
+        assert provider.connected
+        with pytest.raises(TransportError, match=r"registry\.register\.orders"):
+            await registration.update(version="2")
+        assert registration.service.version == ""
+        await broker.admit({"app": whole})
+        await asyncio.sleep(1)  # what was refused before is told by then
+        await registration.update(version="3")
+        assert registration.service.version == "3"
+
+
+async def test_a_withdrawal_that_is_not_allowed(broker: BrokerWithUsers) -> None:
+    whole = templates(broker.scheme)["provider"]
+    await broker.admit({"app": without(whole, "unregister.orders")})
+    async with Stage(broker, "app", "registry") as stage:
+        provider = await stage.registry()
+        registration = await provider.register("orders", ADDRESS)
+        with pytest.raises(TransportError, match=r"registry\.unregister\.orders"):
+            await registration.unregister()
+        assert provider.registered == ()
+
+
+async def test_what_may_be_heard_no_longer(broker: BrokerWithUsers) -> None:
+    whole = templates(broker.scheme)["consumer"]
+    await broker.admit({"app": whole})
+    async with Stage(broker, "app", "registry") as stage:
+        admin, consumer = await stage.registry("admin"), await stage.registry()
+        await admin.register("orders", ADDRESS)
+        watch = consumer.watch("orders")
+        assert (await anext(watch)).service.address == ADDRESS
+        await broker.admit({"app": without(whole, ".register.")})
+        if broker.scheme == "nats":
+            with pytest.raises(TransportError, match=r"registry\.register\.orders"):
+                await anext(watch)
+            assert consumer.connected
+        else:  # it hangs up on those who lose a right
+            await eventually(lambda: "refuses the subscription" in consumer.stats().detail)
+        assert (await consumer.get_service("orders")).address == ADDRESS
+        with pytest.raises(TransportError, match=r"refuses|no permission"):
+            await consumer.get_service("billing", timeout=0.5)
+        await broker.admit({"app": whole})
+        await consumer.wait_connected(10)
+        await admin.register("billing", ADDRESS)
+        assert (await consumer.get_service("billing")).address == ADDRESS
+        async with asyncio.timeout(10):
+            assert (await anext(consumer.watch("orders"))).service.address == ADDRESS
+
+
+async def test_lookups_at_once_each_get_the_refusal(broker: BrokerWithUsers) -> None:
+    await broker.admit({"app": without(templates(broker.scheme)["consumer"], ".ping.")})
+    async with Stage(broker, "app", "registry") as stage:
+        consumer = await stage.registry(lookup_timeout=5)
+        lookups = [consumer.get_service("orders") for _ in range(5)]
+        lookups += [consumer.get_service("orders", wait=False) for _ in range(5)]
+        async with asyncio.timeout(3):
+            errors = await asyncio.gather(*lookups, return_exceptions=True)
+        assert all(isinstance(error, TransportError) for error in errors), errors
+        assert len(set(map(id, errors))) == len(errors)
+        with pytest.raises(TransportError, match=r"registry\.ping\.orders"):
+            await consumer.get_services("orders")
+        admin = await stage.registry("admin", ttl=0.6)
+        await admin.register("orders", ADDRESS)
+        await eventually(lambda: consumer.cached("orders"))  # its heartbeat is heard
+
+
+async def test_who_may_not_be_asked_whether_it_lives_is_not_taken_for_dead(
+    broker: BrokerWithUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vigil, "RECONNECTED", 0.2)
+    await broker.admit({"app": without(templates(broker.scheme)["provider"], ".alive.")})
+    async with Stage(broker, "app", "registry") as stage:
+        admin, provider = await stage.registry("admin", ttl=0.9), await stage.registry(ttl=0.9)
+        watch = admin.watch("orders")
+        await provider.register("orders", ADDRESS)
+        assert (await anext(watch)).service.address == ADDRESS
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(2):
+                await anext(watch)
+        assert admin.stats().expired == 0
+        assert provider.stats().denied
+
+
+async def test_who_may_not_ask_who_lives_waits_for_the_ttl(
+    broker: BrokerWithUsers, caplog: pytest.LogCaptureFixture
+) -> None:
+    rule = ".alive." if broker.scheme == "nats" else "pubsub|numsub"
+    await broker.admit({"app": without(templates(broker.scheme)["consumer"], rule)})
+    async with Stage(broker, "app", "registry") as stage:
+        raw, consumer = await stage.transport("admin"), await stage.registry()
+        await consumer.observe("orders")
+        await raw.publish(
+            "registry.register.orders",
+            b'{"name":"orders","add":"a:1","t":{"Duration":2000},"id":"i","seq":1,"node":"n"}',
+        )
+        await raw.flush()
+        await eventually(lambda: consumer.cached("orders"))
+        await eventually(lambda: consumer.stats().denied)
+        await eventually(lambda: consumer.stats().expired)
+        assert caplog.text.count("crashes will be seen no earlier than the ttl") == 1
+        assert consumer.connected
+
+
+@pytest.mark.parametrize("broker", ["nats"], indirect=True)
+async def test_inboxes_of_ones_own(broker: BrokerWithUsers) -> None:
+    template = templates("nats")["both"]
+    own = Template(
+        "own", tuple(line.replace("_INBOX.", "_INBOX_orders.") for line in template.lines)
+    )
+    await broker.admit({"app": own})
+    transport = NatsTransport(broker.url("app"), inbox_prefix="_INBOX_orders")
+    async with Registry(transport) as registry:
+        await registry.register("orders", ADDRESS)
+        assert isinstance(await registry.get_service("orders"), Service)
+        assert registry.stats().denied == 0
+    with pytest.raises(TransportError, match=r"needs both for '_INBOX\.>'") as failure:
+        await Registry(broker.url("app")).start()
+    assert failure.value.permanent

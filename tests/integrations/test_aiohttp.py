@@ -1,0 +1,258 @@
+"""What is special about aiohttp: redirects, WebSockets, TLS, other middlewares, the resolver."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import ssl
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+import trustme
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from aioregistry import LeastPending, Registry, Rendezvous
+from aioregistry.integrations.aiohttp import RegistryMiddleware, RegistryResolver
+from aioregistry.integrations.resilience import Policy
+from aioregistry.transports.memory import MemoryBroker, MemoryTransport
+from tests.integrations.instance import Instance, Received, never, response, running
+from tests.tools import eventually, no_new_tasks
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[Registry]:
+    """Of the provider and the caller in one."""
+    async with Registry(MemoryTransport(MemoryBroker()), lookup_timeout=0.05) as registry:
+        yield registry
+
+
+@pytest.fixture
+async def two(registry: Registry) -> AsyncIterator[list[Instance]]:
+    instances = [Instance("a"), Instance("b")]
+    async with running(*instances):
+        for each in instances:
+            await registry.register("orders", each.address)
+        yield instances
+
+
+# ---- the middleware --------------------------------------------------------------------
+
+
+async def test_redirects_and_cookies_are_those_of_the_service(registry: Registry) -> None:
+    async def redirect(request: Received, writer: asyncio.StreamWriter) -> None:
+        if request.path == "/end":
+            writer.write(response(b"there"))
+            return
+        target = f"location: http://{request.headers['host']}/end"
+        cookie = "set-cookie: basket=7; Path=/"
+        writer.write(response(b"", target, cookie, status="307 Temporary Redirect"))
+
+    instances = [Instance("a", redirect), Instance("b", redirect)]
+    async with running(*instances):
+        for each in instances:
+            await registry.register("orders", each.address)
+        middleware = RegistryMiddleware(registry)
+        async with (
+            aiohttp.ClientSession(middlewares=[middleware]) as session,
+            session.post("http://orders/begin", data=b"x") as got,
+        ):
+            assert str(got.url) == "http://orders/end"
+            assert await got.read() == b"there"
+    last = [r for each in instances for r in each.received if r.path == "/end"]
+    assert last[0].headers["cookie"] == "basket=7"
+    assert last[0].headers["host"] == "orders"
+
+
+async def test_for_a_single_request(registry: Registry, two: list[Instance]) -> None:
+    middleware = RegistryMiddleware(registry)
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get("http://orders/", middlewares=[middleware]) as got,
+    ):
+        assert got.status == 200
+    assert sum(len(each.received) for each in two) == 1
+
+
+async def test_with_other_middlewares(registry: Registry, two: list[Instance]) -> None:
+    """Those before it see the service, those after it every attempt at an instance."""
+    two[0].refuse()
+    outside: list[str] = []
+    inside: list[str] = []
+
+    async def retrying(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        outside.append(str(request.url))
+        (await handler(request)).close()
+        outside.append(str(request.url))
+        return await handler(request)
+
+    async def looking(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        inside.append(f"{request.url.host}:{request.url.port}")
+        return await handler(request)
+
+    chain: list[aiohttp.ClientMiddlewareType] = [retrying, RegistryMiddleware(registry), looking]
+    async with aiohttp.ClientSession(middlewares=chain) as session:
+        await session.get("http://orders/")
+    assert outside == ["http://orders/"] * 2
+    assert Counter(inside) == {two[0].address: 1, two[1].address: 2}
+
+
+async def test_websockets(registry: Registry) -> None:
+    async def echo(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            await socket.send_str(f"{request.host} {message.data}")
+        return socket
+
+    app = web.Application()
+    app.router.add_get("/ws", echo)
+    balancer = LeastPending()
+    async with TestServer(app) as server:
+        await registry.register("chat", server.make_url("/").authority)
+        service = await registry.get_service("chat")
+        middleware = RegistryMiddleware(registry, balancer=balancer)
+        async with aiohttp.ClientSession(middlewares=[middleware]) as session:
+            for scheme in ("ws", "http"):
+                async with session.ws_connect(f"{scheme}://chat/ws") as socket:
+                    await socket.send_str("hello")
+                    assert await socket.receive_str() == "chat hello"
+                    assert balancer.in_flight(service) == 1
+                assert balancer.in_flight(service) == 0
+
+
+async def test_tls_is_for_the_name_of_the_service(registry: Registry) -> None:
+    authority: Any = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("orders").configure_cert(context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    instance = Instance("x", context=context)
+    async with running(instance):
+        await registry.register("orders", instance.address)
+        await registry.register("billing", instance.address)
+        middleware = RegistryMiddleware(registry)
+        connector = aiohttp.TCPConnector(ssl=trusting)
+        async with aiohttp.ClientSession(connector=connector, middlewares=[middleware]) as session:
+            async with session.get("https://orders/") as got:
+                assert got.status == 200
+            with pytest.raises(
+                aiohttp.ClientConnectorCertificateError, match=r"tried 127\.0\.0\.1"
+            ):
+                await session.get("https://billing/")
+            async with session.get("https://billing/", server_hostname="orders") as got:
+                assert got.status == 200
+
+
+async def test_tls_is_for_the_host_of_an_announced_url(registry: Registry) -> None:
+    authority: Any = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("web.example").configure_cert(context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    instance = Instance("x", context=context)
+    async with running(instance):
+        await registry.register("orders", instance.address, url="https://web.example/api")
+        middleware = RegistryMiddleware(registry)
+        connector = aiohttp.TCPConnector(ssl=trusting)
+        async with (
+            aiohttp.ClientSession(connector=connector, middlewares=[middleware]) as session,
+            session.get("http://orders/items") as got,
+        ):
+            assert got.status == 200
+    assert instance.received[0].path == "/api/items"
+    assert instance.received[0].headers["host"] == "web.example"
+
+
+async def test_the_total_timeout_is_for_all_attempts(
+    registry: Registry, two: list[Instance]
+) -> None:
+    for each in two:
+        each.behaviour = never
+    timeout = aiohttp.ClientTimeout(total=0.1)
+    middleware = RegistryMiddleware(registry, policy=Policy(failures=1))
+    async with aiohttp.ClientSession(middlewares=[middleware], timeout=timeout) as session:
+        with pytest.raises(TimeoutError):
+            await session.get("http://orders/")
+        assert sum(len(each.received) for each in two) == 1
+        # It counts against the instance: the other one gets what follows.
+        with pytest.raises(TimeoutError):
+            await session.get("http://orders/")
+        assert [len(each.received) for each in two] == [1, 1]
+
+
+async def test_a_middleware_that_is_dropped_ends_its_work(
+    registry: Registry, two: list[Instance]
+) -> None:
+    async with no_new_tasks():
+        async with aiohttp.ClientSession(middlewares=[RegistryMiddleware(registry)]) as session:
+            await session.get("http://orders/")
+        del session
+        gc.collect()
+        await eventually(
+            lambda: not [each for each in asyncio.all_tasks() if "departures" in each.get_name()]
+        )
+
+
+# ---- the resolver ----------------------------------------------------------------------
+
+
+def connector(resolver: RegistryResolver) -> aiohttp.TCPConnector:
+    return aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, force_close=True)
+
+
+async def test_the_resolver_balances_connections(registry: Registry, two: list[Instance]) -> None:
+    async with aiohttp.ClientSession(connector=connector(RegistryResolver(registry))) as session:
+        for _ in range(10):
+            async with session.get("http://orders/") as got:
+                assert got.status == 200
+    assert [len(each.received) for each in two] == [5, 5]
+    assert two[0].received[0].headers["host"] == "orders"
+
+
+async def test_the_connector_goes_on_to_the_other_instance(
+    registry: Registry, two: list[Instance]
+) -> None:
+    two[0].refuse()
+    async with aiohttp.ClientSession(connector=connector(RegistryResolver(registry))) as session:
+        for _ in range(4):
+            async with session.post("http://orders/") as got:
+                assert got.status == 200
+
+
+async def test_the_resolver_takes_the_same_arguments(
+    registry: Registry, two: list[Instance]
+) -> None:
+    resolver = RegistryResolver(
+        registry, domain="service", balancer=Rendezvous("me"), where=lambda _: True, timeout=1
+    )
+    port = two[0].address.partition(":")[2]
+    async with aiohttp.ClientSession(connector=connector(resolver)) as session:
+        for _ in range(4):
+            await (await session.get("http://orders.service/")).read()
+        assert sorted(len(each.received) for each in two) == [0, 4]
+        await (await session.get(f"http://localhost:{port}/")).read()
+
+
+async def test_the_resolver_says_why_it_cannot(registry: Registry) -> None:
+    async with aiohttp.ClientSession(connector=connector(RegistryResolver(registry))) as session:
+        with pytest.raises(
+            aiohttp.ClientConnectorDNSError, match="no instance of 'orders' is known"
+        ):
+            await session.get("http://orders/")
+        await registry.register("orders", url="http://localhost/api")
+        with pytest.raises(aiohttp.ClientConnectorDNSError, match="path /api"):
+            await session.get("http://orders/")
+        await registry.register("files", url="ftp://localhost")
+        with pytest.raises(aiohttp.ClientConnectorDNSError, match="announces ftp"):
+            await session.get("http://files/")
+        await registry.register("far", "nowhere.invalid:80")
+        with pytest.raises(aiohttp.ClientConnectorDNSError):
+            await session.get("http://far/")

@@ -1,0 +1,597 @@
+"""What every client does: httpx, httpx2 and aiohttp, against servers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import pytest
+
+from aioregistry import LeastPending, Registry, Service, Status, free_port, metadata
+from aioregistry.integrations.resilience import Policy
+from aioregistry.transports.memory import MemoryBroker, MemoryTransport
+from tests.integrations.instance import (
+    KINDS,
+    Client,
+    Instance,
+    Kind,
+    Received,
+    half,
+    hang_up,
+    never,
+    response,
+    running,
+    unwell,
+)
+from tests.tools import eventually, no_new_tasks
+
+ITEMS = "http://orders/items"
+
+
+@pytest.fixture(params=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return KINDS[request.param]
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker()
+
+
+@pytest.fixture
+async def world(broker: MemoryBroker) -> AsyncIterator[Registry]:
+    """Where the instances register."""
+    async with Registry(MemoryTransport(broker)) as registry:
+        yield registry
+
+
+@pytest.fixture
+async def registry(broker: MemoryBroker) -> AsyncIterator[Registry]:
+    """The caller's."""
+    async with Registry(MemoryTransport(broker), lookup_timeout=0.05) as registry:
+        yield registry
+
+
+@pytest.fixture
+async def three(world: Registry, registry: Registry) -> AsyncIterator[list[Instance]]:
+    """Three instances of orders, known to the caller."""
+    instances = [Instance(tag) for tag in "abc"]
+    async with running(*instances):
+        for each in instances:
+            await world.register("orders", each.address)
+        await registry.get_services("orders", minimum=3, timeout=5)
+        yield instances
+
+
+async def only(world: Registry, registry: Registry, *instances: Instance) -> None:
+    for each in instances:
+        await world.register("orders", each.address)
+    await registry.get_services("orders", minimum=len(instances), timeout=5)
+
+
+# ---- where requests go -----------------------------------------------------------------
+
+
+async def test_each_request_goes_to_the_next_instance(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    async with no_new_tasks(), kind.connect(registry) as client:
+        tags = Counter([(await client.request("GET", ITEMS)).tag for _ in range(30)])
+    assert tags == {"a": 10, "b": 10, "c": 10}
+    assert [each.connections for each in three] == [1, 1, 1]  # kept alive, one pool for each
+
+
+async def test_what_the_client_and_the_server_see(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    async with kind.connect(registry) as client:
+        answer = await client.request("POST", f"{ITEMS}?q=%20a&q=b", data=b"body")
+    assert answer.url == f"{ITEMS}?q=%20a&q=b"
+    [instance] = [each for each in three if each.received]
+    assert answer.service == instance.address
+    [received] = instance.received
+    assert received.method == "POST"
+    assert received.path == "/items?q=%20a&q=b"
+    assert received.headers["host"] == "orders"
+    assert received.body == b"body"
+
+
+async def test_the_host_header_of_the_caller_stays(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    async with kind.connect(registry) as client:
+        await client.request("GET", ITEMS, headers={"Host": "shop.example"})
+    [received] = [request for each in three for request in each.received]
+    assert received.headers["host"] == "shop.example"
+
+
+async def test_an_announced_url_brings_its_path_and_its_host(
+    kind: Kind, world: Registry, registry: Registry
+) -> None:
+    instance = Instance("x")
+    async with running(instance):
+        port = instance.address.partition(":")[2]
+        await world.register("orders", url=f"http://localhost:{port}/shop/v1/")
+        async with kind.connect(registry) as client:
+            await client.request("GET", ITEMS)
+            await client.request("GET", "http://orders")
+            await client.request("GET", ITEMS, headers={"Host": "mine"})
+    assert [each.path for each in instance.received] == [
+        "/shop/v1/items",
+        "/shop/v1/",
+        "/shop/v1/items",
+    ]
+    hosts = [each.headers["host"] for each in instance.received]
+    assert hosts == [f"localhost:{port}", f"localhost:{port}", "mine"]
+
+
+async def test_other_urls_are_called_directly(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    port = three[0].address.partition(":")[2]
+    async with kind.connect(registry) as client:
+        assert (await client.request("GET", f"http://{three[0].address}/")).tag == "a"
+        assert (await client.request("GET", f"http://localhost:{port}/")).tag == "a"
+    async with kind.connect(registry, domain="service") as client:
+        for _ in range(3):
+            await client.request("GET", "http://orders.service/x")
+        assert (await client.request("GET", f"http://localhost:{port}/")).tag == "a"
+    assert three[1].received[0].headers["host"] == "orders.service"
+
+
+async def test_where_and_status(kind: Kind, world: Registry, registry: Registry) -> None:
+    instances = [Instance(tag) for tag in "abc"]
+    async with running(*instances):
+        for each in instances:
+            await world.register("orders", each.address, metadata={"zone": each.tag})
+        await registry.get_services("orders", minimum=3, timeout=5)
+        async with kind.connect(registry, where=metadata(zone="b")) as client:
+            tags = {(await client.request("GET", ITEMS)).tag for _ in range(5)}
+        assert tags == {"b"}
+        await world.set_status("orders", Status.CRITICAL, instances[0].address)
+        await eventually(lambda: len(registry.cached("orders")) == 2)
+        async with kind.connect(registry) as client:
+            tags = {(await client.request("GET", ITEMS)).tag for _ in range(6)}
+        assert tags == {"b", "c"}
+
+
+# ---- bodies ----------------------------------------------------------------------------
+
+
+async def test_bodies_stream_both_ways(kind: Kind, world: Registry, registry: Registry) -> None:
+    more = asyncio.Event()
+
+    async def drip(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+        await writer.drain()
+        await more.wait()
+        writer.write(b"3\r\ntwo\r\n0\r\n\r\n")
+
+    async def body() -> AsyncGenerator[bytes]:
+        yield b"1"
+        yield b"23"
+
+    instance = Instance("x", drip)
+    async with running(instance), kind.connect(registry) as client:
+        await only(world, registry, instance)
+        async with client.stream(ITEMS) as chunks:
+            assert await anext(chunks) == b"one"
+            more.set()
+            assert b"".join([chunk async for chunk in chunks]) == b"two"
+        assert (await client.request("POST", ITEMS, data=body())).body == b"onetwo"
+        assert instance.received[1].body == b"123"
+        assert instance.connections == 1
+
+
+async def test_responses_without_a_body(kind: Kind, world: Registry, registry: Registry) -> None:
+    async def head(request: Received, writer: asyncio.StreamWriter) -> None:
+        if request.method == "HEAD":
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 17\r\n\r\n")
+        else:
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    instance = Instance("x", head)
+    async with running(instance), kind.connect(registry) as client:
+        await only(world, registry, instance)
+        assert (await client.request("HEAD", ITEMS)).body == b""
+        assert (await client.request("DELETE", ITEMS)).status == 204
+        assert instance.connections == 1
+
+
+# ---- instances that fail ---------------------------------------------------------------
+
+
+async def test_refused_connections_move_any_request_on(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    async def body() -> AsyncGenerator[bytes]:
+        yield b"once"
+
+    three[0].refuse()
+    three[1].refuse()
+    async with kind.connect(registry) as client:
+        for _ in range(3):
+            assert (await client.request("POST", ITEMS, data=body())).tag == "c"
+    assert [each.body for each in three[2].received] == [b"once"] * 3
+
+
+async def test_nobody_accepts_connections(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    for each in three:
+        each.refuse()
+    async with kind.connect(registry) as client:
+        with pytest.raises(kind.not_connected) as caught:
+            await client.request("POST", ITEMS)
+    assert "service 'orders': tried " in str(caught.value)
+    for each in three:
+        assert each.address in str(caught.value)
+
+
+async def test_what_breaks_off_is_repeated_if_it_may_be(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    three[0].behaviour = hang_up
+    integration: Any = __import__(f"aioregistry.integrations.{kind.name}", fromlist=["*"])
+
+    async def body() -> AsyncGenerator[bytes]:
+        yield b"once"
+
+    async with kind.connect(registry) as client:
+        for _ in range(3):
+            assert (await client.request("GET", ITEMS)).tag in "bc"
+            assert (await client.request("PUT", ITEMS, data=b"x")).tag in "bc"
+        key = {"Idempotency-Key": "1"}
+        for _ in range(3):
+            assert (await client.request("POST", ITEMS, headers=key)).tag in "bc"
+            with integration.repeatable():
+                assert (await client.request("POST", ITEMS, data=b"y")).tag in "bc"
+        for each in three[1:]:
+            each.behaviour = hang_up
+        with integration.repeatable(), pytest.raises(kind.broken):
+            await client.request("POST", ITEMS, data=body())  # it can be read only once
+    assert sum(each.received[-1].body == b"once" for each in three) == 1
+
+
+async def test_what_breaks_off_is_not_repeated_otherwise(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    for each in three:
+        each.behaviour = hang_up
+    async with kind.connect(registry) as client:
+        with pytest.raises(kind.broken, match="service 'orders': tried") as caught:
+            await client.request("POST", ITEMS)
+    [asked] = [each for each in three if each.received]
+    assert asked.address in str(caught.value)
+    assert len(asked.received) == 1
+
+
+async def test_a_response_that_breaks_off_is_repeated(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    three[0].behaviour = half
+    async with kind.connect(registry) as client:
+        for _ in range(6):
+            assert (await client.request("GET", ITEMS)).tag in "bc"
+    assert three[0].received
+
+
+async def test_a_long_response_that_breaks_off_says_who_it_was(
+    kind: Kind, world: Registry, registry: Registry
+) -> None:
+    async def long(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(b"x" * 1_000_000)[:500_000])
+        await writer.drain()
+        writer.transport.abort()
+
+    instance = Instance("x", long)
+    async with running(instance), kind.connect(registry) as client:
+        await only(world, registry, instance)
+        with pytest.raises((kind.payload, *kind.broken)):
+            await client.request("GET", ITEMS)
+
+
+async def test_a_single_instance_that_breaks_off_is_asked_again(
+    kind: Kind, world: Registry, registry: Registry
+) -> None:
+    async def at_last(_: Received, writer: asyncio.StreamWriter) -> None:
+        if len(instance.received) % 3:
+            writer.close()
+        else:
+            writer.write(response(b"at last"))
+
+    instance = Instance("x", at_last)
+    async with running(instance), kind.connect(registry) as client:
+        await only(world, registry, instance)
+        assert (await client.request("GET", ITEMS)).body == b"at last"
+
+
+async def test_the_number_of_repetitions_is_bounded(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    for each in three:
+        each.behaviour = hang_up
+    async with kind.connect(registry, policy=Policy(attempts=2)) as client:
+        with pytest.raises(kind.broken):
+            await client.request("GET", ITEMS)
+    # aiohttp itself starts an idempotent request once more after a disconnection.
+    sent = sum(len(each.received) for each in three)
+    assert sent == (4 if kind.name == "aiohttp" else 2)
+
+
+async def test_an_instance_that_is_silent_is_not_waited_for_twice(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    for each in three:
+        each.behaviour = never
+    async with kind.connect(registry) as client:
+        began = time.monotonic()
+        with pytest.raises(kind.late, match="service 'orders': tried"):
+            await client.request("GET", ITEMS, timeout=0.1)
+        assert time.monotonic() - began < 0.3
+    assert sum(len(each.received) for each in three) == 1
+
+
+async def test_an_instance_that_keeps_failing_is_set_aside(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    three[0].behaviour = unwell
+    async with kind.connect(registry) as client:
+        statuses = Counter([(await client.request("GET", ITEMS)).status for _ in range(60)])
+    assert statuses == {200: 55, 503: 5}  # errors of the service reach the caller
+
+
+async def test_and_is_tried_again_later(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    three[0].behaviour = unwell
+    async with kind.connect(registry, policy=Policy(failures=1, set_aside=0.2)) as client:
+        while not three[0].received:
+            await client.request("GET", ITEMS)
+        three[0].behaviour = None
+
+        async def came_back() -> None:
+            while len(three[0].received) < 3:
+                await client.request("GET", ITEMS)
+
+        await asyncio.wait_for(came_back(), 20)
+
+
+@contextlib.contextmanager
+def black_hole() -> Any:
+    """A listening socket that lets nobody in: connecting to it takes for ever."""
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.socket())
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(8):
+            filling = stack.enter_context(socket.socket())
+            filling.setblocking(False)  # noqa: FBT003 - so it is called
+            filling.connect_ex(listening.getsockname())
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+async def test_an_instance_that_swallows_packets_leaves_time_for_others(
+    world: Registry, registry: Registry, kind: Kind
+) -> None:
+    instance = Instance("x")
+    async with running(instance), kind.connect(registry) as client:
+        with black_hole() as address:
+            await only(world, registry, instance)
+            await world.register("orders", address)
+            await eventually(lambda: len(registry.cached("orders")) == 2)
+            if kind.name == "aiohttp":
+                client.raw._timeout = __import__("aiohttp").ClientTimeout(total=1)
+            else:
+                client.raw.timeout = 1.0
+            for _ in range(2):
+                assert (await client.request("POST", ITEMS)).tag == "x"
+
+
+async def test_nobody_is_registered(kind: Kind, registry: Registry) -> None:
+    async with no_new_tasks(), kind.connect(registry, timeout=0.2) as client:
+        began = time.monotonic()
+        with pytest.raises(kind.not_connected, match="no instance of 'orders' is known"):
+            await client.request("GET", ITEMS)
+        assert 0.2 <= time.monotonic() - began < 2
+
+
+async def test_all_are_critical(
+    kind: Kind, world: Registry, registry: Registry, three: list[Instance]
+) -> None:
+    for each in three:
+        await world.set_status("orders", Status.CRITICAL, each.address)
+    await eventually(lambda: not registry.cached("orders"))
+    async with kind.connect(registry) as client:
+        with pytest.raises(kind.not_connected, match="3 instances of 'orders' known, all critical"):
+            await client.request("GET", ITEMS)
+
+
+async def test_no_broker(kind: Kind) -> None:
+    url = f"nats://127.0.0.1:{free_port()}"
+    async with Registry(url, connect_timeout=None) as registry, kind.connect(registry) as client:
+        with pytest.raises(kind.not_connected, match=r"127\.0\.0\.1"):
+            await client.request("GET", ITEMS)
+
+
+async def test_a_closed_registry(kind: Kind, broker: MemoryBroker) -> None:
+    registry = Registry(MemoryTransport(broker))
+    async with kind.connect(registry) as client:
+        with pytest.raises(kind.not_connected, match="registry"):
+            await client.request("GET", ITEMS)
+
+
+async def test_an_instance_of_no_use_is_passed_over(
+    kind: Kind, world: Registry, registry: Registry, three: list[Instance]
+) -> None:
+    await world.register(Service("orders", "/run/orders.sock", network="unix"))
+    await eventually(lambda: len(registry.cached("orders")) == 4)
+    async with kind.connect(registry) as client:
+        tags = Counter([(await client.request("GET", ITEMS)).tag for _ in range(12)])
+    assert set(tags) == {"a", "b", "c"}
+    for each in three:
+        await world.unregister("orders", each.address)
+    await eventually(lambda: len(registry.cached("orders")) == 1)
+    async with kind.connect(registry) as client:
+        with pytest.raises(kind.not_connected, match=r"/run/orders.sock \(it listens on unix\)"):
+            await client.request("GET", ITEMS)
+
+
+async def test_what_is_meant_to_be_encrypted_never_goes_out_in_the_clear(
+    kind: Kind, world: Registry, registry: Registry
+) -> None:
+    instance = Instance("x")
+    async with running(instance), kind.connect(registry) as client:
+        await world.register("orders", url=f"http://{instance.address}")
+        with pytest.raises(kind.not_connected, match="announces plain http"):
+            await client.request("GET", "https://orders/")
+    assert instance.connections == 0
+
+
+async def test_cancelling_a_request_leaves_nothing_behind(
+    kind: Kind, world: Registry, registry: Registry
+) -> None:
+    balancer = LeastPending()
+    instance = Instance("x", never)
+    async with running(instance), kind.connect(registry, balancer=balancer) as client:
+        await only(world, registry, instance)
+        service = registry.cached("orders")[0]
+        request = asyncio.create_task(client.request("GET", ITEMS))
+        await eventually(lambda: instance.received)
+        assert balancer.in_flight(service) == 1
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        assert balancer.in_flight(service) == 0
+        await eventually(lambda: instance.open == 0)
+
+
+async def test_the_registrys_own_least_pending_is_told_too(
+    kind: Kind, world: Registry, broker: MemoryBroker
+) -> None:
+    balancer = LeastPending()
+    instance = Instance("x", never)
+    async with (
+        running(instance),
+        Registry(MemoryTransport(broker), lookup_timeout=0.05, balancer=balancer) as registry,
+        kind.connect(registry) as client,
+    ):
+        await only(world, registry, instance)
+        request = asyncio.create_task(client.request("GET", ITEMS))
+        await eventually(lambda: instance.received)
+        assert balancer.in_flight(registry.cached("orders")[0]) == 1
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+
+# ---- instances that go -----------------------------------------------------------------
+
+
+async def test_connections_to_an_instance_that_withdraws_are_closed(
+    kind: Kind, world: Registry, registry: Registry, three: list[Instance]
+) -> None:
+    async with kind.connect(registry) as client:
+        for _ in range(6):
+            await client.request("GET", ITEMS)
+        assert [each.open for each in three] == [1, 1, 1]
+        await world.unregister("orders", three[0].address)
+        await eventually(lambda: three[0].open == 0)  # without any further request
+        for _ in range(6):
+            await client.request("GET", ITEMS)
+        assert [each.connections for each in three] == [1, 1, 1]
+        assert [each.open for each in three] == [0, 1, 1]
+
+
+async def test_but_not_before_their_requests_are_done(
+    kind: Kind, world: Registry, registry: Registry
+) -> None:
+    more = asyncio.Event()
+
+    async def slow(_: Received, writer: asyncio.StreamWriter) -> None:
+        await more.wait()
+        writer.write(response(b"done"))
+
+    instance = Instance("x", slow)
+    async with running(instance), kind.connect(registry) as client:
+        await only(world, registry, instance)
+        request = asyncio.create_task(client.request("GET", ITEMS))
+        await eventually(lambda: instance.received)
+        await world.unregister("orders", instance.address)
+        await eventually(lambda: not registry.cached("orders"))
+        await asyncio.sleep(0.02)
+        assert instance.open == 1
+        more.set()
+        assert (await request).body == b"done"
+        await eventually(lambda: instance.open == 0)
+
+
+async def test_a_restart_gets_connections_of_its_own(
+    kind: Kind, world: Registry, registry: Registry
+) -> None:
+    instance = Instance("x")
+    async with running(instance), kind.connect(registry) as client:
+        await only(world, registry, instance)
+        await client.request("GET", ITEMS)
+        await world.unregister("orders", instance.address)
+        await world.register("orders", instance.address)
+        await eventually(lambda: instance.open == 0)
+        await client.request("GET", ITEMS)
+        assert instance.connections == 2
+
+
+async def test_least_pending_knows_what_is_in_flight(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    more = asyncio.Event()
+
+    async def slow(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+        await more.wait()
+        writer.write(b"0\r\n\r\n")
+
+    for each in three:
+        each.behaviour = slow
+    balancer = LeastPending()
+    services = registry.cached("orders")
+    async with kind.connect(registry, balancer=balancer) as client:
+        requests = [asyncio.create_task(client.request("GET", ITEMS)) for _ in range(30)]
+        await eventually(lambda: sum(len(each.received) for each in three) == 30)
+        counts = [balancer.in_flight(each) for each in services]
+        assert sum(counts) == 30
+        assert counts == [len(each.received) for each in three]
+        assert max(counts) - min(counts) <= 4  # at random they would be further apart
+        more.set()
+        await asyncio.gather(*requests)
+        assert [balancer.in_flight(each) for each in services] == [0, 0, 0]
+
+
+async def test_the_end_of_the_registry_ends_the_background_work(
+    kind: Kind, world: Registry, broker: MemoryBroker
+) -> None:
+    instance = Instance("x")
+    async with running(instance), no_new_tasks():
+        registry = Registry(MemoryTransport(broker))
+        await registry.start()
+        await only(world, registry, instance)
+        async with kind.connect(registry) as client:
+            await client.request("GET", ITEMS)
+            await registry.aclose()
+            with pytest.raises(kind.not_connected, match="registry"):
+                await client.request("GET", ITEMS)
+
+
+async def test_clients_of_the_same_registry_are_independent(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    one: Client
+    async with kind.connect(registry) as one:
+        async with kind.connect(registry) as other:
+            await other.request("GET", ITEMS)
+        assert (await one.request("GET", ITEMS)).status == 200
+    assert sum(len(each.received) for each in three) == 2

@@ -1,0 +1,254 @@
+"""What is special about httpx and httpx2: mounts, hooks, redirects, TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from types import ModuleType
+from typing import Any
+
+import httpx
+import httpx2
+import pytest
+import trustme
+
+from aioregistry import Registry, RoundRobin
+from aioregistry.integrations import _httpx_pools
+from aioregistry.integrations import httpx as for_httpx
+from aioregistry.integrations import httpx2 as for_httpx2
+from aioregistry.transports.memory import MemoryBroker, MemoryTransport
+from tests.integrations.instance import Instance, Received, response, running
+from tests.tools import eventually
+
+LIBRARIES: dict[str, tuple[ModuleType, Any]] = {
+    "httpx": (httpx, for_httpx.RegistryTransport),
+    "httpx2": (httpx2, for_httpx2.RegistryTransport),
+}
+
+
+@pytest.fixture(params=LIBRARIES)
+def library(request: pytest.FixtureRequest) -> Any:
+    return LIBRARIES[request.param][0]
+
+
+@pytest.fixture
+def transport(library: ModuleType) -> Any:
+    return LIBRARIES[library.__name__][1]
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[Registry]:
+    """Of the provider and the caller in one."""
+    async with Registry(MemoryTransport(MemoryBroker()), lookup_timeout=0.05) as registry:
+        yield registry
+
+
+async def test_it_is_a_transport_of_its_library(library: Any, transport: Any) -> None:
+    assert issubclass(transport, library.AsyncBaseTransport)
+
+
+async def test_mounted_for_one_service_or_a_domain(
+    library: Any, transport: Any, registry: Registry
+) -> None:
+    instance = Instance("x")
+    async with running(instance):
+        await registry.register("orders", instance.address)
+        for mount, url in (
+            ("http://orders", "http://orders/items"),
+            ("all://*.service", "http://orders.service/items"),
+        ):
+            domain = "service" if "service" in mount else None
+            mounts = {mount: transport(registry, domain=domain)}
+            async with library.AsyncClient(mounts=mounts, trust_env=False) as client:
+                assert (await client.get(url)).json()["path"] == "/items"
+                assert (await client.get(f"http://{instance.address}/")).json()["path"] == "/"
+
+
+async def test_one_transport_in_two_mounts_is_closed_twice(
+    library: Any, transport: Any, registry: Registry
+) -> None:
+    both = transport(registry)
+    async with library.AsyncClient(mounts={"http://a": both, "http://b": both}):
+        pass
+
+
+async def test_base_url_event_hooks_and_cookies(
+    library: Any, transport: Any, registry: Registry
+) -> None:
+    seen: list[str] = []
+
+    async def before(request: Any) -> None:
+        seen.append(f"{request.method} {request.url}")
+
+    async def after(got: Any) -> None:
+        seen.append(f"{got.status_code} {got.url} {got.request.url}")
+
+    async def answer(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(b"", "set-cookie: basket=7; Path=/"))
+
+    instances = [Instance("a", answer), Instance("b", answer)]
+    async with running(*instances):
+        for each in instances:
+            await registry.register("orders", each.address)
+        async with library.AsyncClient(
+            base_url="http://orders/api",
+            transport=transport(registry, balancer=RoundRobin()),
+            event_hooks={"request": [before], "response": [after]},
+        ) as client:
+            await client.get("/items")
+            await client.get("/items")
+    url = "http://orders/api/items"
+    assert seen == [f"GET {url}", f"200 {url} {url}"] * 2
+    cookies = sorted(r.headers.get("cookie", "") for each in instances for r in each.received)
+    assert cookies == ["", "basket=7"]  # of the service, whichever instance set it
+
+
+async def test_redirects_go_to_the_service(
+    library: Any, transport: Any, registry: Registry
+) -> None:
+    async def redirect(request: Received, writer: asyncio.StreamWriter) -> None:
+        if request.path == "/end":
+            writer.write(response(b"there"))
+            return
+        host = request.headers["host"]
+        target = "/end" if request.path == "/relative" else f"http://{host}/end"
+        writer.write(response(b"", f"location: {target}", status="307 Temporary Redirect"))
+
+    instances = [Instance("a", redirect), Instance("b", redirect)]
+    async with running(*instances):
+        for each in instances:
+            await registry.register("orders", each.address)
+        client = library.AsyncClient(transport=transport(registry), follow_redirects=True)
+        async with client:
+            for path in ("relative", "absolute"):
+                got = await client.post(f"http://orders/{path}", content=b"x")
+                assert str(got.url) == "http://orders/end"
+                assert got.content == b"there"
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def server_context(authority: trustme.CA, name: str) -> tuple[ssl.SSLContext, list[str | None]]:
+    names: list[str | None] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate: Any = authority.issue_cert(name)
+    certificate.configure_cert(context)
+    context.sni_callback = lambda _socket, asked, _context: names.append(asked)
+    return context, names
+
+
+def client_context(authority: Any) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+async def test_tls_is_for_the_name_of_the_service(
+    library: Any, transport: Any, registry: Registry, authority: trustme.CA
+) -> None:
+    context, asked = server_context(authority, "orders")
+    instance = Instance("x", context=context)
+    trusting = client_context(authority)
+    async with running(instance):
+        await registry.register("orders", instance.address)
+        await registry.register("billing", instance.address)
+        async with library.AsyncClient(
+            transport=transport(
+                registry,
+                make_transport=lambda: library.AsyncHTTPTransport(verify=trusting),
+            )
+        ) as client:
+            assert (await client.get("https://orders/")).status_code == 200
+            with pytest.raises(library.ConnectError, match=r"service 'billing'.*certificate"):
+                await client.get("https://billing/")
+            # The caller's word counts most.
+            named = {"sni_hostname": "orders"}
+            assert (await client.get("https://billing/", extensions=named)).status_code == 200
+    assert asked == ["orders", "billing", "orders"]
+    assert instance.received[0].headers["host"] == "orders"
+
+
+async def test_tls_is_for_the_host_of_an_announced_url(
+    library: Any, transport: Any, registry: Registry, authority: trustme.CA
+) -> None:
+    context, asked = server_context(authority, "localhost")
+    instance = Instance("x", context=context)
+    trusting = client_context(authority)
+    async with running(instance):
+        port = instance.address.partition(":")[2]
+        await registry.register("orders", url=f"https://localhost:{port}/api")
+        async with library.AsyncClient(
+            transport=transport(
+                registry,
+                make_transport=lambda: library.AsyncHTTPTransport(verify=trusting),
+            )
+        ) as client:
+            assert (await client.get("http://orders/items")).status_code == 200
+    assert asked == ["localhost"]
+    assert instance.received[0].path == "/api/items"
+    assert instance.received[0].headers["host"] == f"localhost:{port}"
+
+
+async def test_without_a_certificate_that_is_trusted(
+    library: Any, transport: Any, registry: Registry, authority: trustme.CA
+) -> None:
+    context, _ = server_context(authority, "orders")
+    instance = Instance("x", context=context)
+    async with running(instance), library.AsyncClient(transport=transport(registry)) as client:
+        await registry.register("orders", instance.address)
+        with pytest.raises(library.ConnectError, match=f"tried {instance.address}"):
+            await client.get("https://orders/")
+
+
+async def test_a_mock_for_every_instance(library: Any, transport: Any, registry: Registry) -> None:
+    """Tests of an application need no server."""
+
+    def answer(request: Any) -> Any:
+        return library.Response(200, text=f"{request.url} {request.headers['host']}")
+
+    await registry.register("orders", "10.0.0.5:80")
+    mocked = transport(registry, make_transport=lambda: library.MockTransport(answer))
+    async with library.AsyncClient(transport=mocked) as client:
+        assert (await client.get("http://orders/x")).text == "http://10.0.0.5/x orders"
+
+
+async def test_pools_that_nobody_uses_are_closed(
+    library: Any, transport: Any, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instances = [Instance("a"), Instance("b")]
+    async with running(*instances), library.AsyncClient(transport=transport(registry)) as client:
+        await registry.register("orders", instances[0].address)
+        await registry.register("billing", instances[1].address)
+        monkeypatch.setattr(_httpx_pools, "_IDLE", 0.05)
+        await client.get("http://billing/")
+        while instances[1].open:
+            await client.get("http://orders/")
+        await eventually(lambda: instances[1].open == 0)
+        assert instances[0].open == 1
+
+
+@pytest.mark.parametrize("framework", ["httpx", "httpx2", "aiohttp"])
+def test_without_the_framework_the_error_names_the_remedy(framework: str) -> None:
+    program = f"""
+import sys
+import aioregistry
+for loaded in ("httpx", "httpx2", "aiohttp", "httpcore", "httpcore2"):
+    assert loaded not in sys.modules, loaded
+sys.modules["{framework}"] = None
+try:
+    from aioregistry.integrations import {framework}
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert f"pip install '.[{framework}]'" in done.stdout
+    assert f"pip install 'aioregistry-discovery[{framework}]'" in done.stdout
+    assert f"aioregistry.integrations.{framework} needs {framework}" in done.stdout

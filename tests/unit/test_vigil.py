@@ -1,0 +1,158 @@
+"""When a node is looked at, and when it is given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import pytest
+
+from aioregistry.catalogue import OVERDUE, Catalogue
+from aioregistry.service import ServiceEvent
+from aioregistry.testing import run_virtual
+from aioregistry.vigil import PROMPT, RECONNECTED, Vigil
+from aioregistry.wire import Announcement, Subjects, Times
+
+TTL = 10.0
+ROUND = 0.01
+
+
+class Link:
+    """One that is up, to a broker that knows which nodes are gone."""
+
+    def __init__(self, look_interval: float | None) -> None:
+        self.transport = self
+        self.look_interval = look_interval
+        self.connected = True
+        self.losses = 0
+        self.gone: set[str] = set()
+        self.looks: list[float] = []
+
+    async def wait_connected(self) -> None:
+        pass
+
+    async def unheard(self, subjects: Collection[str]) -> frozenset[str]:
+        self.looks.append(asyncio.get_running_loop().time())
+        return frozenset(each for each in subjects if each.rpartition(".")[2] in self.gone)
+
+
+class Scene:
+    """A vigil over two nodes, `n1` and `n2`, each with an instance heard at the start."""
+
+    def __init__(self, look_interval: float | None) -> None:
+        self.clock = asyncio.get_running_loop().time
+        self.link = Link(look_interval)
+        self.catalogue = Catalogue()
+        self.dead: dict[str, float] = {}
+        for number in (1, 2):
+            self.hear(number)
+        link: Any = self.link
+        subjects = Subjects("registry")
+        self.vigil = Vigil(link, subjects, self.catalogue, self.publish, clock=self.clock)
+        self.work = asyncio.create_task(self.vigil.run_forever())
+
+    def hear(self, number: int) -> None:
+        times = Times(registered=1, duration=round(TTL / 1.5 * 1000))
+        self.catalogue.announce(
+            Announcement(
+                name="x", address=f"a:{number}", id=f"i{number}", seq=1, node=f"n{number}",
+                times=times,
+            ),
+            self.clock(),
+        )  # fmt: skip
+
+    def publish(self, events: Iterable[ServiceEvent]) -> None:
+        for event in events:
+            self.dead[event.service.id] = self.clock()
+
+    async def pass_time(self, seconds: float) -> None:
+        """As the observer does it: what the catalogue finds late goes to the vigil."""
+        end = self.clock() + seconds
+        while self.clock() < end:
+            self.catalogue.expire(self.clock())
+            self.vigil.take_up()
+            await asyncio.sleep(ROUND)
+
+
+def test_where_looks_are_cheap_the_second_comes_as_early_as_it_may() -> None:
+    async def main() -> None:
+        scene = Scene(look_interval=0.25)
+        await scene.pass_time(1)
+        scene.link.gone.add("n1")
+        gone = scene.clock()
+        await scene.pass_time(3)
+        seen = next(each for each in scene.link.looks if each >= gone)
+        assert list(scene.dead) == ["i1"]
+        assert scene.dead["i1"] == pytest.approx(seen + RECONNECTED + PROMPT, abs=ROUND)
+        scene.work.cancel()
+
+    run_virtual(main())
+
+
+def test_where_looks_cost_messages_they_come_with_the_first_late_heartbeat() -> None:
+    async def main() -> None:
+        scene = Scene(look_interval=None)
+        scene.link.gone.add("n1")
+        start = scene.clock()
+        await scene.pass_time(5)
+        assert scene.link.looks[0] - start == pytest.approx(TTL * OVERDUE, abs=3 * ROUND)
+        assert scene.dead["i1"] - start < 1.5 * TTL / 3
+        assert list(scene.dead) == ["i1"]
+        scene.work.cancel()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("look_interval", [0.25, None])
+def test_a_node_that_is_back_in_time_stays(look_interval: float | None) -> None:
+    async def main() -> None:
+        scene = Scene(look_interval)
+        for _ in range(3):
+            await scene.pass_time(TTL * OVERDUE - ROUND)
+            scene.link.gone.add("n1")
+            await scene.pass_time(2.1)
+            scene.link.gone.clear()
+            for number in (1, 2):
+                scene.hear(number)
+        assert not scene.dead
+        scene.work.cancel()
+
+    run_virtual(main())
+
+
+def test_a_node_without_instances_is_looked_at_no_longer() -> None:
+    async def main() -> None:
+        scene = Scene(look_interval=0.25)
+        scene.link.gone.add("n1")
+        await scene.pass_time(1)
+        withdrawal = Announcement(name="x", address="a:1", id="i1")
+        assert scene.catalogue.withdraw(withdrawal, scene.clock())
+        await scene.pass_time(5)
+        looks = len(scene.link.looks)
+        await scene.pass_time(10)
+        assert len(scene.link.looks) - looks <= 10 / 0.25 + 1
+        scene.work.cancel()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("look_interval", [0.25, None])
+def test_who_has_not_spoken_since_the_outage_has_a_whole_ttl(look_interval: float | None) -> None:
+    """In a large fleet some need longer than others to reconnect."""
+
+    async def main() -> None:
+        scene = Scene(look_interval)
+        scene.link.gone.update(("n1", "n2"))
+        scene.catalogue.forgive(scene.clock())
+        await asyncio.sleep(ROUND)
+        scene.vigil.resume()
+        await asyncio.sleep(ROUND)
+        scene.hear(2)  # it is back, and then crashes
+        start = scene.clock()
+        await scene.pass_time(0.9 * TTL)
+        assert list(scene.dead) == ["i2"]
+        assert scene.dead["i2"] - start < 1.5 * TTL / 3
+        scene.work.cancel()
+
+    run_virtual(main())
