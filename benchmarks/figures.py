@@ -25,7 +25,7 @@ class Budget:
 
     def __str__(self) -> str:
         sign = "≥" if self.at_least else "≤"
-        return f"{sign} {number(self.limit)}{' ×' if self.of == 'ratio' else ''}"
+        return f"{sign} {number(self.limit)}{' x' if self.of == 'ratio' else ''}"
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _with_spread(values: Sequence[float]) -> str:
     middle = number(statistics.median(values))
     if len(values) < 2:
         return middle
-    return f"{middle} ({number(min(values))}–{number(max(values))})"
+    return f"{middle} ({number(min(values))}..{number(max(values))})"
 
 
 HEADINGS = ("figure", "unit", "aioregistry", "floor", "ratio", "budget", "")
@@ -114,7 +114,9 @@ def table(figures: Iterable[Figure]) -> str:
     rows = [HEADINGS, *map(row, figures)]
     widths = [max(len(each[column]) for each in rows) for column in range(len(HEADINGS))]
     lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(each, widths, strict=True)) + " |"
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(each, widths, strict=True))
+        + " |"
         for each in rows
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")

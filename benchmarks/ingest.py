@@ -13,16 +13,19 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import nats
-import redis.asyncio
-
 from aioregistry import Registry
+from benchmarks.bare import nats_client, redis_client
 from benchmarks.figures import Budget, Figure
 from benchmarks.fleet import Fleet
 from benchmarks.plan import Plan
+from benchmarks.polling import until
 from benchmarks.processes import Part
 
 _POLL = 0.01
+
+_BUDGET = Budget(1 / 0.8)
+"""Of the CPU: what a core takes in is at least 0.8 of what the bare driver does. The rate by
+the clock says the same on a machine that has nothing else to do."""
 
 
 class Receiver:
@@ -42,8 +45,7 @@ class Receiver:
     async def received(self, messages: int) -> dict[str, float]:
         """Wait for so many messages; seconds and CPU seconds since `expect`."""
         count, started, cpu = self._before
-        while self.count() < count + messages:
-            await asyncio.sleep(_POLL)
+        await until(lambda: self.count() >= count + messages, _POLL)
         return {"wall": time.perf_counter() - started, "cpu": time.process_time() - cpu}
 
 
@@ -84,11 +86,11 @@ class Bare(Receiver):
 
     async def open(self) -> None:
         if self._url.startswith("nats"):
-            client: Any = await nats.connect(self._url)
+            client: Any = await nats_client(self._url)
             self._subscription = await client.subscribe(self._pattern, cb=_nothing)
             await client.flush()
             return
-        pubsub: Any = redis.asyncio.from_url(self._url, protocol=2).pubsub()
+        pubsub: Any = redis_client(self._url).pubsub()
         await pubsub.psubscribe(self._pattern)
         self._listener = asyncio.create_task(self._listen(pubsub))
 
@@ -140,7 +142,10 @@ class _Hall:
 
 
 def _figures(
-    title: str, count: int, rounds: list[tuple[dict[str, float], dict[str, float]]], budget: Budget
+    title: str,
+    count: int,
+    rounds: list[tuple[dict[str, float], dict[str, float]]],
+    budget: Budget | None,
 ) -> Iterator[Figure]:
     floor = f"bare {title.partition(' ')[0]} driver"
     yield Figure(
@@ -149,7 +154,6 @@ def _figures(
         [count / ours["wall"] for ours, _ in rounds],
         [count / bare["wall"] for _, bare in rounds],
         floor,
-        budget,
     )
     yield Figure(
         f"{title}: CPU",
@@ -157,6 +161,7 @@ def _figures(
         [ours["cpu"] / count * 1e6 for ours, _ in rounds],
         [bare["cpu"] / count * 1e6 for _, bare in rounds],
         floor,
+        budget,
     )
 
 
@@ -172,10 +177,8 @@ def heartbeats(plan: Plan) -> Iterator[Figure]:
             for _ in range(plan.rounds):
                 hall.ours.call("forget")
                 new.append(hall.both())
-        yield from _figures(
-            f"{kind} heartbeats of known instances", count, known, Budget(0.8, at_least=True)
-        )
-        yield from _figures(f"{kind} new instances", count, new, Budget(0.8, at_least=True))
+        yield from _figures(f"{kind} heartbeats of known instances", count, known, _BUDGET)
+        yield from _figures(f"{kind} new instances", count, new, None)
 
 
 def growth(plan: Plan) -> Iterator[Figure]:

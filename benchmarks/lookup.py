@@ -27,7 +27,8 @@ from benchmarks.fleet import TTL, instance
 from benchmarks.plan import Plan
 from benchmarks.processes import Part
 
-_BATCH = 5_000
+_BATCH_SECONDS = 0.005
+_MAX_BATCH = 5_000
 
 _Lookup = Callable[[str], Awaitable[object]]
 
@@ -53,26 +54,25 @@ class Caller:
 
     async def compare(self, way: str, rounds: int) -> list[list[float]]:
         """Nanoseconds for each call, and for each call of the floor, in turn."""
-        if way == "cached()":
-            return [[self._plain(), await self._floor()] for _ in range(rounds)]
-        look_up = self._ways()[way]
-        await _timed(look_up)
-        return [[await _timed(look_up), await self._floor()] for _ in range(rounds)]
-
-    async def _floor(self) -> float:
         table = {"orders": instance(0, 1)}
 
-        async def look_up(name: str) -> Service:
+        async def floor(name: str) -> Service:
             return table[name]
 
-        return await _timed(look_up)
+        async def ours(calls: int) -> float:
+            return self._plain(calls) if way == "cached()" else await _timed(ways[way], calls)
 
-    def _plain(self) -> float:
+        ways = self._ways()
+        once = max(await ours(1), await ours(1))
+        calls = min(max(int(_BATCH_SECONDS * 1e9 / once), 2), _MAX_BATCH)
+        return [[await ours(calls), await _timed(floor, _MAX_BATCH)] for _ in range(rounds)]
+
+    def _plain(self, calls: int) -> float:
         cached = self._registry.cached
         started = time.perf_counter_ns()
-        for _ in range(_BATCH):
+        for _ in range(calls):
             cached("orders")
-        return (time.perf_counter_ns() - started) / _BATCH
+        return (time.perf_counter_ns() - started) / calls
 
     def _ways(self) -> dict[str, _Lookup]:
         get = self._registry.get_service
@@ -117,11 +117,11 @@ WAYS = (
 )
 
 
-async def _timed(look_up: _Lookup) -> float:
+async def _timed(look_up: _Lookup, calls: int) -> float:
     started = time.perf_counter_ns()
-    for _ in range(_BATCH):
+    for _ in range(calls):
         await look_up("orders")
-    return (time.perf_counter_ns() - started) / _BATCH
+    return (time.perf_counter_ns() - started) / calls
 
 
 def lookups(plan: Plan) -> Iterator[Figure]:

@@ -1,0 +1,104 @@
+"""How the events of one process reach many watchers in it, one of whom is stuck.
+
+The floor hands as many objects to as many tasks through queues of asyncio, and takes in
+nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+
+from aioregistry import Registry, Watch
+from benchmarks.figures import Figure
+from benchmarks.fleet import Fleet
+from benchmarks.plan import Plan
+from benchmarks.polling import until
+from benchmarks.processes import Part
+
+_EVENTS = 1_000
+
+
+class Watchers:
+    """A process with many watchers."""
+
+    def __init__(self, url: str, watchers: int) -> None:
+        self._url = url
+        self._count = watchers
+        self._seen = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stuck: Watch | None = None
+        self._registry: Registry | None = None
+
+    async def open(self) -> None:
+        """Begin to watch, with one more watcher who never takes an event but the first."""
+        self._registry = registry = Registry(self._url, prefix="ours")
+        await registry.start()
+        self._stuck = registry.watch("orders")
+        await self._stuck.__aenter__()
+        self._seen = 0
+        self._tasks = [asyncio.create_task(self._watch(registry)) for _ in range(self._count)]
+        await until(lambda: registry.stats().watches >= self._count + 1, 0.0)
+
+    async def _watch(self, registry: Registry) -> None:
+        async for _ in registry.watch("orders"):
+            self._seen += 1
+
+    async def seen(self) -> float:
+        """The CPU microseconds for each event of each watcher, when everybody has all."""
+        before = time.process_time()
+        await until(lambda: self._seen >= self._count * _EVENTS)
+        return (time.process_time() - before) / (self._count * _EVENTS) * 1e6
+
+    async def floor(self) -> float:
+        """The same through queues."""
+        queues = [asyncio.Queue[object]() for _ in range(self._count)]
+
+        async def take(queue: asyncio.Queue[object]) -> None:
+            for _ in range(_EVENTS):
+                await queue.get()
+
+        before = time.process_time()
+        tasks = [asyncio.create_task(take(queue)) for queue in queues]
+        for number in range(_EVENTS):
+            for queue in queues:
+                queue.put_nowait(number)
+            if number % 10 == 9:  # a read of the socket brings a few messages
+                await asyncio.sleep(0)
+        await asyncio.gather(*tasks)
+        return (time.process_time() - before) / (self._count * _EVENTS) * 1e6
+
+    async def shut(self) -> None:
+        if self._registry is not None:
+            await self._registry.aclose()
+        await asyncio.gather(*self._tasks)
+
+    async def close(self) -> None:
+        """Everything is shut by now."""
+
+
+def fan_out(plan: Plan) -> Iterator[Figure]:
+    """CPU for each event of each watcher, the taking in of the message included."""
+    url = plan.brokers["nats"]
+    for watchers in (1, 100) if plan.quick else (1, 10, 100):
+        rounds: list[tuple[float, float]] = []
+        with contextlib.ExitStack() as stack:
+            fleet = stack.enter_context(Part(Fleet, url=url, count=_EVENTS, names=1))
+            part = stack.enter_context(Part(Watchers, url=url, watchers=watchers))
+            for _ in range(plan.rounds):
+                part.call("open")
+                part.begin("seen")
+                fleet.call("announce", prefix="ours")
+                ours = part.result()
+                rounds.append((ours, part.call("floor")))
+                part.call("shut")
+        mine, bare = zip(*rounds, strict=True)
+        yield Figure(
+            f"watch fan-out, {watchers} and one stuck",
+            "µs/event",
+            mine,
+            bare,
+            "asyncio queues",
+        )
