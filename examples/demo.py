@@ -9,13 +9,17 @@ It takes about twenty seconds and leaves no process behind, however it ends.
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
-from types import FrameType
+
+try:
+    import signal
+except KeyboardInterrupt:  # an early bird
+    os._exit(130)
 
 
-def leave(signum: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + signum)
+def leave(signum: int, _frame: object) -> None:
+    os._exit(128 + signum)  # nothing runs yet that would have to be ended
 
 
 for _signal in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -24,13 +28,13 @@ for _signal in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
 import asyncio
 import contextlib
 import logging
-import os
 import statistics
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from aioregistry import (
@@ -46,9 +50,8 @@ from aioregistry import (
 
 TTL: Final = 3.0
 CALLERS: Final = 4
-PAUSE: Final = 0.015
+PAUSE: Final = 0.02
 PATIENCE: Final = 10.0
-INSTANCES: Final = ("orders-1", "orders-2", "orders-3", "orders-4", "billing-1")
 EXAMPLES: Final = Path(__file__).resolve().parent
 
 COLOURS: Final = {
@@ -79,7 +82,7 @@ class Screen:
 
     def line(self, label: str, text: str, style: str = "") -> None:
         now = time.monotonic() - self._start
-        self.plain(f"{now:6.2f} s  {self._styled(f'{label:<13}', style or label)} {text}")
+        self.plain(f"{now:6.2f} s  {self._styled(f'{label:<12}', style or label)} {text}")
 
     def step(self, text: str, why: str = "") -> None:
         """What happens next, and why the viewer may want to look."""
@@ -232,8 +235,14 @@ class Traffic:
             before = self.calls.copy()
             await asyncio.sleep(1)
             answered = self.calls - before
-            shares = "  ".join(f"{who} {answered[who] or '-':>3}" for who in INSTANCES)
+            shares = in_columns({who: f"{n:>3}" for who, n in answered.items()})
             self._screen.line("calls", f"{shares}  errors {self.errors}", "dim")
+
+
+def in_columns(numbers: Mapping[str, str]) -> str:
+    """One column for each instance that there may be."""
+    orders = "  ".join(f"{n}:{numbers.get(f'orders-{n}', '  -')}" for n in range(1, 5))
+    return f"orders {orders}  billing:{numbers.get('billing-1', '  -')}"
 
 
 def other_than(addresses: list[str]) -> Predicate:
@@ -264,12 +273,12 @@ class Demo:
     async def run(self) -> bool:
         """Play it; returns whether every call was answered."""
         self._screen.plain(
-            "aioregistry: services in processes of their own find each other over nats-server",
+            "aioregistry: services in processes of their own find each other over NATS",
             "title",
         )
         broker = self._start("broker", "demo_broker.py")
         (url,) = await broker.expect("ready")
-        self._screen.line("broker", f"nats-server at {url}, started for this demo", "dim")
+        self._screen.line("broker", f"nats-server at {url}, for this demo only", "dim")
         async with Registry(url, ttl=TTL, where=passing) as registry:
             return await self._play(broker, registry, url)
 
@@ -328,7 +337,7 @@ class Demo:
     async def _warning(self, watcher: Watcher) -> None:
         self._screen.step(
             "orders-2 says WARNING: set_status(Status.WARNING)",
-            "this caller wants instances that are passing (where=passing): it stops calling it",
+            "our callers want instances that pass (where=passing): they leave it",
         )
         provider = self._children["orders-2"]
         provider.tell("warning")
@@ -351,6 +360,7 @@ class Demo:
         provider.signal(signal.SIGTERM)
         said = await provider.moment("withdrawing")
         seen = await watcher.expect(EventType.UNREGISTERED, "orders-3")
+        self._screen.line("", f"seen here {milliseconds(said, seen):.2f} ms later")
         self._measure("withdrawal -> event", f"{milliseconds(said, seen):.2f} ms", "SIGTERM")
         await asyncio.sleep(1.5)
         self._screen.line("", f"{traffic.moved - moved} calls failed to reach it", "dim")
@@ -358,13 +368,15 @@ class Demo:
     async def _crash(self, watcher: Watcher, traffic: Traffic) -> None:
         self._screen.step(
             "orders-1 is killed: SIGKILL, it cannot say goodbye",
-            "calls that hit it move to another instance at once; it expires when its ttl is over",
+            "calls that hit it move to another instance; it expires with its ttl",
         )
         moved, killed = traffic.moved, time.monotonic_ns()
         self._children["orders-1"].signal(signal.SIGKILL)
         seen = await watcher.expect(EventType.EXPIRED, "orders-1")
         after = milliseconds(killed, seen) / 1000
-        self._screen.line("", f"{after:.2f} s after the kill; {traffic.moved - moved} calls moved")
+        self._screen.line(
+            "", f"{after:.2f} s after the kill; {traffic.moved - moved} calls had moved"
+        )
         self._measure("kill -> EXPIRED", f"{after:.2f} s", f"ttl {TTL:g} s")
         await asyncio.sleep(1)
 
@@ -377,7 +389,7 @@ class Demo:
     async def _outage(self, broker: Child, registry: Registry, traffic: Traffic) -> None:
         self._screen.step(
             "the broker itself is killed, for longer than the ttl",
-            "nothing expires and calls go on: every process has its own catalogue in memory",
+            "nothing expires, calls go on: each process has a catalogue in memory",
         )
         calls = traffic.calls.total()
         broker.tell("stop")
@@ -407,8 +419,8 @@ class Demo:
         self._measure("calls", f"{total:,}", f"{traffic.errors} errors, {traffic.moved} moved")
         for what, value, how in self._measured:
             self._screen.plain(f"  {what:<27}{value:>10}   {how}")
-        shares = (f"{who} {traffic.calls[who] / total:.0%}" for who in INSTANCES)
-        self._screen.plain(f"  {'answered by':<13}{', '.join(shares)}")
+        shares = in_columns({who: f" {n / total:.0%}" for who, n in traffic.calls.items()})
+        self._screen.plain(f"  {'answered by':<19}{shares}")
 
     # ------------------------------------------------------------------------------------
 

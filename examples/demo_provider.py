@@ -10,6 +10,7 @@ It writes what it does and when, on the clock that all processes of a machine sh
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
@@ -37,18 +38,9 @@ async def answer(instance: str, reader: asyncio.StreamReader, writer: asyncio.St
         writer.close()
 
 
-async def obey(registration: Registration) -> None:
-    """Set the status that each line says, until the demo is gone."""
-    lines = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
-    )
-    async for line in lines:
-        report("updating")
-        await registration.set_status(Status(line.decode().strip()))
-
-
-async def serve(name: str, instance: str, url: str, ttl: float) -> None:
+async def serve(
+    name: str, instance: str, url: str, ttl: float, announced: asyncio.Future[Registration]
+) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     server = await asyncio.start_server(partial(answer, instance), "127.0.0.1", 0)
@@ -59,19 +51,39 @@ async def serve(name: str, instance: str, url: str, ttl: float) -> None:
         registration = await registry.register(
             name, f"127.0.0.1:{port}", version="1.0.0", metadata={"instance": instance}
         )
-        stopped = asyncio.create_task(stop.wait())
-        abandoned = asyncio.create_task(obey(registration))
-        await asyncio.wait({stopped, abandoned}, return_when=asyncio.FIRST_COMPLETED)
-        abandoned.cancel()
-        if stop.is_set():
-            report("withdrawing")
-            await registry.drain(DRAIN)
+        announced.set_result(registration)
+        await stop.wait()
+        report("withdrawing")
+        await registry.drain(DRAIN)
+
+
+async def obey(announced: asyncio.Future[Registration]) -> None:
+    """Set the status that each line says, until the demo is gone."""
+    lines = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
+    )
+    async for line in lines:
+        registration = await announced
+        report("updating")
+        await registration.set_status(Status(line.decode().strip()))
+
+
+async def run(name: str, instance: str, url: str, ttl: float) -> None:
+    announced: asyncio.Future[Registration] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(serve(name, instance, url, ttl, announced))
+    obeying = asyncio.create_task(obey(announced))
+    await asyncio.wait({serving, obeying}, return_when=asyncio.FIRST_COMPLETED)
+    obeying.cancel()
+    serving.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
 
 
 def main() -> None:
     logging.getLogger("aioregistry").setLevel(logging.CRITICAL)  # the demo loses its broker, too
     name, instance, url, ttl = sys.argv[1:]
-    asyncio.run(serve(name, instance, url, float(ttl)))
+    asyncio.run(run(name, instance, url, float(ttl)))
 
 
 if __name__ == "__main__":
