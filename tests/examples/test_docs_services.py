@@ -42,6 +42,14 @@ async def get(service: Service | str, path: str) -> httpx.Response:
         return await client.get(f"http://{address}{path}")
 
 
+async def when_ready(service: Service) -> httpx.Response:
+    """The answer of the readiness route; observers may hear of it a moment before it knows."""
+    async with asyncio.timeout(10):
+        while (response := await get(service, "/ready")).status_code != 200:  # noqa: ASYNC110 - see below
+            await asyncio.sleep(0.01)  # another process: there is no event to await
+    return response
+
+
 async def registered(watch: Watch, *programs: Program) -> Service:
     return await the_next(watch, EventType.REGISTERED, programs)
 
@@ -76,7 +84,7 @@ async def it_is_a_service(programs: Programs, file: Path) -> None:
         assert (service.version, service.metadata) == ("1.0.0", {"zone": "eu-1"})
         assert (await get(service, "/greet/Ada")).json()["greeting"] == "Hello Ada"
         assert (await get(service, "/peers")).json() == [service.address]
-        assert (await get(service, "/ready")).json()["ready"] is True
+        assert (await when_ready(service)).json()["ready"] is True
         program.send(signal.SIGTERM)
         await unregistered(watch, program)
         assert (await get(service, "/ready")).status_code == 503
@@ -111,7 +119,7 @@ async def it_is_withdrawn_after_it_stopped(programs: Programs, file: Path) -> No
         program = start(programs, file, port := free_port())
         service = await registered(watch, program)
         assert service.port == port
-        assert (await get(service, "/ready")).status_code == 200
+        await when_ready(service)
         program.send(signal.SIGTERM)
         await unregistered(watch, program)
         assert await program.wait() == 0
