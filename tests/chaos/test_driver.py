@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 import redis
+from nats.protocol.parser import Parser
 
 from aioregistry.testing.brokers import nats_server, redis_server
 from aioregistry.transports import _nats_link
@@ -32,6 +33,13 @@ async def losing(fleet: Scene, *, everybody: bool) -> AsyncGenerator[None]:
     )
 
 
+@pytest.fixture
+def plain_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that reads by itself, as a borrowed client does."""
+    monkeypatch.setattr("aioregistry.transports._nats_driver.BatchParser", Parser)
+
+
+@pytest.mark.usefixtures("plain_driver")
 async def test_a_subject_that_kills_the_read_loop_on_nats() -> None:
     """One that is not UTF-8, from any client at all: nats-py stops reading, and says nothing."""
     async with serving(nats_server()) as broker, scene(broker) as fleet:
@@ -46,6 +54,20 @@ async def test_a_subject_that_kills_the_read_loop_on_nats() -> None:
             await fleet.check_calls()
         await fleet.all_up()
         await fleet.check_aftermath(announced=False)
+
+
+async def test_a_subject_that_is_no_utf8_on_nats() -> None:
+    """It is dropped, and nothing else happens."""
+    async with serving(nats_server()) as broker, scene(broker) as fleet:
+        with socket.create_connection(("127.0.0.1", broker.port), timeout=5) as stranger:
+            stranger.recv(4096)
+            stranger.sendall(b"CONNECT {}\r\nPUB registry.register.\xff\xfe 2\r\nhi\r\nPING\r\n")
+            while b"PONG" not in stranger.recv(4096):
+                pass
+        fleet.somebody_dies()
+        await fleet.check_calls()
+        await fleet.check_aftermath(announced=False)
+        assert not any(each.stats().losses for each in fleet.everybody)
 
 
 async def test_a_channel_that_is_no_utf8_on_redis() -> None:
@@ -90,6 +112,7 @@ async def test_a_slow_consumer_is_cut_off_by_nats(tmp_path: Path) -> None:
         await fleet.check_aftermath(announced=False, malformed=None)
 
 
+@pytest.mark.usefixtures("plain_driver")
 async def test_messages_dropped_by_the_driver_on_nats(monkeypatch: pytest.MonkeyPatch) -> None:
     """It drops the newest when too many wait: the instances of these are asked for again."""
     monkeypatch.setattr(_nats_link, "_PENDING_MESSAGES", 10)

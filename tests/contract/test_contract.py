@@ -7,6 +7,7 @@ import fnmatch
 from typing import TYPE_CHECKING
 
 import pytest
+from nats.protocol.parser import Parser
 
 from aioregistry.errors import TransportError
 from aioregistry.testing import TransportCheck, check_transport, transport_checks
@@ -32,6 +33,15 @@ async def test_memory(check: TransportCheck) -> None:
 
 @every_check
 async def test_nats(check: TransportCheck, nats_broker: Broker) -> None:
+    await check(lambda: NatsTransport(nats_broker.url))
+
+
+@every_check
+async def test_nats_where_the_driver_reads_by_itself(
+    check: TransportCheck, nats_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a borrowed client, or a driver that keeps its parser where ours does not find it."""
+    monkeypatch.setattr("aioregistry.transports._nats_driver.BatchParser", Parser)
     await check(lambda: NatsTransport(nats_broker.url))
 
 

@@ -20,10 +20,11 @@ import nats
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.protocol.parser import Parser
 
 from aioregistry.errors import TransportError
 from aioregistry.testing.brokers import Broker, nats_server
-from aioregistry.transports import _nats_link
+from aioregistry.transports import _nats_driver, _nats_link
 from aioregistry.transports.base import Handler, LinkState
 from aioregistry.transports.nats import NatsTransport
 
@@ -690,6 +691,35 @@ async def test_a_blocked_event_loop_is_no_loss(nats_broker: Broker) -> None:
         assert reports.all == []
 
 
+@pytest.fixture
+def plain_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that keeps its parser where ours does not find it: the messages take its way."""
+    monkeypatch.setattr(_nats_driver, "BatchParser", Parser)
+
+
+async def test_a_subject_that_is_no_utf8_harms_nobody(
+    nats_broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pitfall 1: it would end the driver's read loop; so would a header that is none."""
+    async with connected(nats_broker.url) as (transport, reports):
+        messages, handler = collector()
+        await transport.subscribe("raw.*", handler)
+        await transport.flush()
+        with socket.create_connection(("127.0.0.1", nats_broker.port), timeout=5) as stranger:
+            stranger.sendall(
+                b'CONNECT {"headers":true,"no_responders":true}\r\n'
+                b"PUB raw.\xff\xfe 2\r\nhi\r\n"
+                b"HPUB raw.odd 14 16\r\nNATS/1.0 \xff\r\n\r\nhi\r\n"
+                b"HPUB raw.\xff 16 16\r\nNATS/1.0 503\r\n\r\n\r\n"
+                b"PUB raw.end 0\r\n\r\n"
+            )
+            await eventually(lambda: ("raw.end", b"") in messages)
+        assert messages == [("raw.odd", b"hi"), ("raw.end", b"")]
+        assert reports.all == []
+    assert caplog.text.count("that is not UTF-8") == 1  # one line a minute
+
+
+@pytest.mark.usefixtures("plain_driver")
 async def test_a_dead_read_loop_is_noticed(
     nats_broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -797,6 +827,7 @@ async def test_the_servers_of_a_cluster_are_remembered(tmp_path: Path) -> None:
             await check_delivery(transport)
 
 
+@pytest.mark.usefixtures("plain_driver")
 async def test_dropped_messages_are_a_reason_to_resync(
     nats_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from aioregistry.subjects import is_pattern, matches
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
 
+    from aioregistry.loglimit import LogLimiter
     from aioregistry.transports.base import Handler
 
-__all__ = ["Delivery", "Interest", "Routes", "is_refusal"]
+__all__ = ["Delivery", "Interest", "Routes"]
 
 _logger = logging.getLogger("aioregistry.transports.nats")
 
@@ -57,19 +59,29 @@ class Interest:
 class Delivery:
     """What one subscription of the driver hands to one interest.
 
+    It is a `Receiver` of the `BatchParser`; on a client that has none, that is, a borrowed one,
+    the driver calls `take`.
+
     Args:
         interest: whom to hand it to.
         on_refused: called with the subject of a "no responders" message.
+        log: where to tell of messages that are none.
         hidden: the beginning of subjects to keep back: the echoes of this and other links.
     """
 
-    __slots__ = ("_dropped", "_hidden", "_on_refused", "_taken", "interest", "source")
+    __slots__ = ("_dropped", "_hidden", "_log", "_on_refused", "_taken", "interest", "source")
 
     def __init__(
-        self, interest: Interest, on_refused: Callable[[str], None], hidden: str | None
+        self,
+        interest: Interest,
+        on_refused: Callable[[str], None],
+        log: LogLimiter,
+        *,
+        hidden: str | None = None,
     ) -> None:
         self.interest = interest
         self.source: Subscription | None = None
+        self._log = log
         self._on_refused = on_refused
         self._hidden = hidden
         self._taken = 0
@@ -78,10 +90,31 @@ class Delivery:
     async def take(self, msg: Msg) -> None:
         """Hand over a message; a coroutine because the driver wants one."""
         self._taken += 1
-        if not msg.data and is_refusal(msg):
+        if not msg.data and _is_refusal(msg):
             self._on_refused(msg.subject)
         elif self._hidden is None or not msg.subject.startswith(self._hidden):
             self.interest.take(msg.subject, msg.data)
+
+    def take_raw(self, subject: bytes, payload: bytes) -> None:
+        """See `Receiver.take_raw`."""
+        text = self._decoded(subject)
+        if text is not None and (self._hidden is None or not text.startswith(self._hidden)):
+            self.interest.take(text, payload)
+
+    def take_refusal(self, subject: bytes) -> None:
+        """See `Receiver.take_refusal`."""
+        text = self._decoded(subject)
+        if text is not None:
+            self._on_refused(text)
+
+    def _decoded(self, subject: bytes) -> str | None:
+        try:
+            return subject.decode()
+        except UnicodeDecodeError:
+            self._log.warning(
+                "utf-8", time.monotonic(), "dropped a message on %.200r: that is not UTF-8", subject
+            )
+            return None
 
     def newly_dropped(self) -> int:
         """How many messages the driver dropped since the last call."""
@@ -121,7 +154,7 @@ class Routes:
         return reached
 
 
-def is_refusal(msg: Msg) -> bool:
+def _is_refusal(msg: Msg) -> bool:
     """Whether a message is the broker's way to say that nobody subscribes."""
     headers = msg.headers
     return headers is not None and headers.get("Status") == "503"

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from nats.aio.client import DEFAULT_PENDING_SIZE, Client
 from nats.errors import Error
+from nats.protocol.parser import Parser
 
 from aioregistry.errors import TransportError
+from aioregistry.transports._nats_parser import BatchParser
 from aioregistry.transports._tls import is_tls_refusal
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ _PARTS_OF_CREDENTIALS: Final = ("BEGIN NATS USER JWT", "BEGIN USER NKEY SEED")
 
 
 class CarefulClient(Client):
-    """A client that never goes on in plain text where it was told to encrypt.
+    """A client that reads in batches, and never goes on in plain text where it is to encrypt.
 
     The driver does what the server asks for: one that does not ask for TLS, or somebody who
     stands in front of it and does not pass that on, would get the credentials in plain text.
@@ -75,6 +77,9 @@ class CarefulClient(Client):
     def __init__(self, *, encrypt: bool = False) -> None:
         super().__init__()
         self._encrypt = encrypt
+        # Not public: a driver that keeps its parser elsewhere goes on with its own.
+        if type(getattr(self, "_ps", None)) is Parser:
+            self._ps = BatchParser(self)
 
     def check_encrypted(self) -> None:
         """Raise a permanent `TransportError` if TLS is wanted and there is none."""

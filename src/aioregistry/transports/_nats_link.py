@@ -21,7 +21,7 @@ from nats.errors import Error, SlowConsumerError, StaleConnectionError
 
 from aioregistry.errors import TransportError
 from aioregistry.loglimit import LogLimiter
-from aioregistry.transports._nats_delivery import Delivery, Interest, Routes, is_refusal
+from aioregistry.transports._nats_delivery import Delivery, Interest, Routes
 from aioregistry.transports._nats_driver import (
     MANAGED_OPTIONS,
     CarefulClient,
@@ -177,7 +177,9 @@ class Link:
             self._ease_at = min(_EASE_AT, self._room // 2)
         self._inbox = client.new_inbox()
         self._inbox_prefix = self._inbox.rpartition(".")[0] + "."
-        self._inbox_source = await self._listen(f"{self._inbox}.*", self._on_inbox)
+        inbox = Interest(f"{self._inbox}.*", self._on_inbox, _forget)
+        delivery = Delivery(inbox, self._on_refused, self._log)
+        self._inbox_source = await self._listen(inbox.pattern, delivery.take)
         for interest in interests:
             await self.attach(interest)
         if not await self._echo():
@@ -197,7 +199,7 @@ class Link:
         if interest in self._deliveries or self.lost is not None:
             return
         hidden = self._inbox_prefix if interest.pattern[0] in "*>" else None
-        delivery = Delivery(interest, self._on_refused, hidden)
+        delivery = Delivery(interest, self._on_refused, self._log, hidden=hidden)
         self._deliveries[interest] = delivery
         self._routes.add(interest)
         try:
@@ -504,12 +506,9 @@ class Link:
     async def _on_closed(self) -> None:
         self.lose(self._ending())
 
-    async def _on_inbox(self, msg: Msg) -> None:
-        if is_refusal(msg):
-            self._on_refused(msg.subject)
-            return
+    def _on_inbox(self, subject: str, _payload: bytes) -> None:
         self._missed = 0
-        if msg.subject == self._awaited:
+        if subject == self._awaited:
             self._awaited = None
             self._bell.set()
 
@@ -521,6 +520,10 @@ class Link:
             return
         for interest in self._routes.reached_by(subject):
             interest.take(subject, b"")
+
+
+async def _forget(_interest: Interest) -> None:
+    """The inbox goes with the link."""
 
 
 def _fail(
