@@ -36,6 +36,12 @@ from aioregistry.testing.brokers import Broker
 PREFIX = "aiohttp"
 
 
+@pytest.fixture(autouse=True)
+def by_default_there_is_no_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of these tests are about something else, and have nobody to wait for."""
+    monkeypatch.setattr("aioregistry.integrations._presence.DRAIN", 0.0)
+
+
 @pytest.fixture
 async def registry(nats_broker: Broker) -> AsyncIterator[Registry]:
     """Somebody else, who watches."""
@@ -90,6 +96,21 @@ async def when_ready(service: Service) -> tuple[int, Any]:
     return answer
 
 
+async def until_nobody_listens(service: Service) -> None:
+    """It does not connect: what is accepted just as the listener closes would be left open."""
+
+    def is_closed() -> bool:
+        try:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(service.hostname_port)
+        except OSError:
+            return False
+        return True
+
+    await eventually(is_closed)
+
+
 class TestALife:
     async def test_begins_when_it_serves_and_ends_before_it_stops(
         self, registry: Registry, ours: Registry
@@ -106,6 +127,51 @@ class TestALife:
                 assert (await next_event(watch))[0] is EventType.UNREGISTERED
             with pytest.raises(aiohttp.ClientConnectorError):
                 await get(service)
+
+    async def test_asks_callers_to_leave_while_it_drains(
+        self, registry: Registry, ours: Registry
+    ) -> None:
+        """Else their next request could meet the end of the connection."""
+        app = application(register(ours, "orders", drain=60))
+
+        async def greet(request: web.Request) -> web.WebSocketResponse:
+            response = web.WebSocketResponse()
+            await response.prepare(request)
+            await response.send_str("hello")
+            await response.close()
+            return response
+
+        app.router.add_get("/socket", greet)
+        async with registry.watch("orders") as watch, aiohttp.ClientSession() as client:
+            task = asyncio.create_task(serve(app, host="127.0.0.1", port=0))
+            _, service = await next_event(watch)
+            url = f"http://{service.address}"
+            async with client.get(f"{url}/none") as response:
+                assert "Connection" not in response.headers
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert (await next_event(watch))[0] is EventType.UNREGISTERED
+            async with client.get(f"{url}/none") as response:
+                assert response.headers["Connection"] == "close"
+            async with client.ws_connect(f"{url}/socket") as websocket:
+                assert await websocket.receive_str(timeout=10) == "hello"
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.wait_for(task, 10)
+
+    async def test_serves_those_who_had_connected_before_it_stops(
+        self, registry: Registry, ours: Registry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("aioregistry.integrations._leaving._MOMENT", 60.0)
+        app = application(register(ours, "orders", drain=0.2))
+        async with registry.watch("orders") as watch, served(app) as stop:
+            _, service = await next_event(watch)
+            reader, writer = await asyncio.open_connection(*service.hostname_port)
+            stop.set()
+            await until_nobody_listens(service)
+            writer.write(b"GET /none HTTP/1.1\r\nhost: orders\r\n\r\n")
+            answer = await asyncio.wait_for(reader.read(), 10)
+            assert answer.startswith(b"HTTP/1.1 404 ")
+            assert b"connection: close" in answer.lower()
+            writer.close()
 
     async def test_two_signals(self, registry: Registry, ours: Registry) -> None:
         """Ctrl-C withdraws; the second one ends the drain."""

@@ -6,6 +6,7 @@ import ast
 import asyncio
 import contextlib
 import logging
+import socket
 import subprocess
 import sys
 import threading
@@ -50,6 +51,12 @@ if TYPE_CHECKING:
     from fastapi.testclient import TestClient
 
 PREFIX = "fastapi"
+
+
+@pytest.fixture(autouse=True)
+def by_default_there_is_no_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of these tests are about something else, and have nobody to wait for."""
+    monkeypatch.setattr("aioregistry.integrations._presence.DRAIN", 0.0)
 
 
 @pytest.fixture
@@ -116,6 +123,30 @@ async def when_ready(service: Service) -> httpx.Response:
         while (response := await get(service, "/ready")).status_code != 200:  # noqa: ASYNC110 - see below
             await asyncio.sleep(0.01)  # another process: there is no event to await
     return response
+
+
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+    """Send a request over a connection that is to be kept; returns the head of the answer."""
+    writer.write(b"GET /none HTTP/1.1\r\nhost: orders\r\n\r\n")
+    head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).decode().lower()
+    length = next(line for line in head.splitlines() if line.startswith("content-length"))
+    await reader.readexactly(int(length.partition(":")[2]))
+    return head
+
+
+async def until_nobody_listens(service: Service) -> None:
+    """It does not connect: what is accepted just as the listener closes would be left open."""
+
+    def is_closed() -> bool:
+        try:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(service.hostname_port)
+        except OSError:
+            return False
+        return True
+
+    await eventually(is_closed)
 
 
 class TestALife:
@@ -199,6 +230,61 @@ class TestALife:
             server.should_exit = server.force_exit = True  # both come before uvicorn looks
             assert (await next_event(watch))[0] is EventType.UNREGISTERED
             await eventually(lambda: not server.servers[0].is_serving(), 5)
+
+    @pytest.mark.parametrize("kind", [Server, uvicorn.Server])
+    async def test_asks_callers_to_leave_while_it_drains(
+        self, registry: Registry, ours: Registry, kind: type[uvicorn.Server]
+    ) -> None:
+        """Else their next request could meet the end of the connection."""
+        app = FastAPI(lifespan=register(ours, "orders", drain=60))
+        async with registry.watch("orders") as watch, served(app, kind) as server:
+            _, service = await next_event(watch)
+            reader, writer = await asyncio.open_connection(*service.hostname_port)
+            assert "connection: close" not in await ask(reader, writer)
+            server.should_exit = True
+            assert (await next_event(watch))[0] is EventType.UNREGISTERED
+            assert "connection: close" in await ask(reader, writer)
+            assert await reader.read() == b""
+            writer.close()
+            server.force_exit = True
+
+    async def test_serves_those_who_had_connected_before_it_stops(
+        self, registry: Registry, ours: Registry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("aioregistry.integrations._leaving._MOMENT", 60.0)
+        app = FastAPI(lifespan=register(ours, "orders", drain=0.2))
+        async with registry.watch("orders") as watch, served(app) as server:
+            _, service = await next_event(watch)
+            reader, writer = await asyncio.open_connection(*service.hostname_port)
+            server.should_exit = True
+            await until_nobody_listens(service)
+            assert "connection: close" in await ask(reader, writer)
+            writer.close()
+
+    async def test_drains_by_default_except_when_it_reloads(
+        self,
+        registry: Registry,
+        nats_broker: Broker,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("aioregistry.integrations._presence.DRAIN", 60.0)
+        caplog.set_level(logging.INFO)
+
+        def app() -> FastAPI:
+            source = Registry(nats_broker.url, prefix=PREFIX)
+            return FastAPI(lifespan=register(source, "orders"))
+
+        async with registry.watch("orders") as watch:
+            async with served(app(), reload=True):
+                await next_event(watch)
+            assert (await next_event(watch))[0] is EventType.UNREGISTERED
+            assert "serving on" not in caplog.text
+            async with served(app()) as server:
+                await next_event(watch)
+                server.should_exit = True
+                await eventually(lambda: "withdrawn; serving on for 60 s" in caplog.text)
+                server.force_exit = True
 
     async def test_does_not_outlive_a_server_that_cannot_listen(
         self, registry: Registry, ours: Registry, caplog: pytest.LogCaptureFixture
@@ -397,10 +483,10 @@ class TestDependencies:
             return [request.state.mine, client.open, client.registry is registry is ours]
 
         @app.websocket("/socket")
-        async def socket(socket: WebSocket, registry: RegistryDep) -> None:
-            await socket.accept()
-            await socket.send_json(registry is ours)
-            await socket.close()
+        async def socket(websocket: WebSocket, registry: RegistryDep) -> None:
+            await websocket.accept()
+            await websocket.send_json(registry is ours)
+            await websocket.close()
 
         async with served(app) as server:
             await eventually(lambda: server.started)

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from aioregistry import InvalidService, Registry, Service, advertised_address
-from aioregistry.integrations._address import Endpoint, check_given, doubts, endpoint_of, place
+from aioregistry.integrations._address import (
+    Endpoint,
+    check_given,
+    doubts,
+    endpoint_of,
+    name_of,
+    place,
+)
 
 
 class TestTheEndpoint:
@@ -18,6 +25,7 @@ class TestTheEndpoint:
             ([("0.0.0.0", 80)], Endpoint("0.0.0.0", 80)),
             ([("::1", 80, 0, 0)], Endpoint("::1", 80)),
             ([("127.0.0.1", 80), ("10.0.0.5", 81)], Endpoint("10.0.0.5", 81)),
+            ([("::", 80, 0, 0), ("0.0.0.0", 80)], Endpoint("0.0.0.0", 80)),
             (["/run/x.sock", ("127.0.0.1", 80)], Endpoint("127.0.0.1", 80)),
             (["/run/x.sock"], Endpoint("/run/x.sock", None)),
             ([b"", ""], None),
@@ -28,6 +36,14 @@ class TestTheEndpoint:
         self, names: list[Any], endpoint: Endpoint | None
     ) -> None:
         assert endpoint_of(names) == endpoint
+
+    @pytest.mark.parametrize(("dualstack", "host"), [(True, "0.0.0.0"), (False, "::")])
+    def test_of_every_ipv6_address_may_take_ipv4_too(self, host: str, *, dualstack: bool) -> None:
+        with socket.create_server(
+            ("::", 0), family=socket.AF_INET6, dualstack_ipv6=dualstack
+        ) as listener:
+            port = listener.getsockname()[1]
+            assert endpoint_of([name_of(listener)]) == Endpoint(host, port)
 
 
 class TestThePlace:
@@ -61,6 +77,15 @@ class TestThePlace:
     ) -> None:
         assert place(service, endpoint) == {"address": address, "network": "", "url": url}
 
+    def test_of_every_ipv6_address_is_one_of_them(self) -> None:
+        """The server does not listen on any IPv4 address, so none is announced."""
+        with socket.create_server(("::", 0), family=socket.AF_INET6) as listener:
+            endpoint = endpoint_of([name_of(listener)])
+            assert endpoint is not None
+            host, port = Service("x", place(Service("x"), endpoint)["address"]).hostname_port
+            assert ":" in host
+            socket.create_connection((host, port)).close()
+
     def test_may_be_a_unix_socket(self) -> None:
         where = place(Service("x"), Endpoint("/run/x.sock", None))
         assert where == {"address": "/run/x.sock", "network": "unix", "url": ""}
@@ -86,6 +111,8 @@ def test_addresses_that_are_fine(address: str) -> None:
     [
         ("::1:8000", r"IPv6 without brackets: write '\[::1\]:8000' for port 8000"),
         ("fd00::5", r"or '\[fd00::5\]:0' for the port of the server"),
+        ("::1", r"write '\[::1\]:8080' for port 8080, or '\[::1\]:0' for the port of the server"),
+        ("fe80::1%eth0", r"write '\[fe80::1%eth0\]:8080' for port 8080, or '\[fe80::1%eth0\]:0'"),
         ("[::1]", r"has no port: write '\[::1\]:8080'"),
         ("localhost", r"has no port: write 'localhost:8080' for port 8080, or 'localhost:0'"),
         ("localhost:", "has no port: write 'localhost:8080'"),

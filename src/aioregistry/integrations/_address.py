@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 import socket
@@ -12,10 +13,11 @@ from urllib.parse import urlsplit
 
 from aioregistry import InvalidService, Registry, Service, advertised_address
 
-__all__ = ["Endpoint", "check_given", "doubts", "endpoint_of", "is_complete", "place"]
+__all__ = ["Endpoint", "check_given", "doubts", "endpoint_of", "is_complete", "name_of", "place"]
 
 _PLACEHOLDER: Final = "{address}"
 _WINDOWS: Final = re.compile(r"[A-Za-z]:[\\/]|\\\\|//[./]/pipe/")
+_ELSEWHERE: Final = ("2001:db8::1", 9)  # kept for documentation: nothing is sent there
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,8 @@ class Endpoint:
     """Where a server listens.
 
     Attributes:
-        host: an IP address, perhaps an unspecified one; for a Unix socket, its path.
+        host: an IP address, perhaps an unspecified one: `::` is every one of IPv6, and none
+            of IPv4; for a Unix socket, its path.
         port: the TCP port; None for a Unix socket.
         secure: whether it speaks TLS.
     """
@@ -33,11 +36,24 @@ class Endpoint:
     secure: bool = False
 
 
-def endpoint_of(names: Iterable[Any], *, secure: bool = False) -> Endpoint | None:
-    """The endpoint that others can use best, out of what `getsockname` said of the sockets.
+def name_of(sock: Any) -> Any:
+    """What `getsockname` says; of a socket that takes IPv4 as well as IPv6, as for IPv4.
 
     Args:
-        names: what `getsockname` said; what is neither TCP nor Unix is passed over.
+        sock: a listening socket, or what asyncio shows of one.
+    """
+    name = sock.getsockname()
+    if sock.family == socket.AF_INET6 and name[0] == "::":
+        only = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        return name if only else ("0.0.0.0", name[1])  # noqa: S104 - it is so bound already
+    return name
+
+
+def endpoint_of(names: Iterable[Any], *, secure: bool = False) -> Endpoint | None:
+    """The endpoint that others can use best, out of the names of the sockets.
+
+    Args:
+        names: see `name_of`; what is neither TCP nor Unix is passed over.
         secure: whether the server speaks TLS.
     """
     found: list[Endpoint] = []
@@ -46,7 +62,7 @@ def endpoint_of(names: Iterable[Any], *, secure: bool = False) -> Endpoint | Non
             found.append(Endpoint(str(name[0]), int(name[1]), secure))  # pyright: ignore[reportUnknownArgumentType]
         elif isinstance(name, str) and name:
             found.append(Endpoint(name, None, secure))
-    found.sort(key=lambda each: (each.port is None, _is_loopback(each.host)))
+    found.sort(key=lambda each: (each.port is None, _is_loopback(each.host), each.host == "::"))
     return found[0] if found else None
 
 
@@ -72,10 +88,7 @@ def check_given(name: str, address: str, network: str = "") -> None:
         raise InvalidService(f"{what} is a URL: give it as url=, and the address as 'host:port'")
     host, colon, port = ("", "", "") if address.endswith("]") else address.rpartition(":")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
-        raise InvalidService(
-            f"{what} is IPv6 without brackets: write '[{host}]:{port}' for port {port},"
-            f" or '[{address}]:0' for the port of the server"
-        )
+        raise InvalidService(f"{what} is IPv6 without brackets: write {_in_brackets(address)}")
     if not colon or not port:
         raise InvalidService(
             f"{what} has no port: write '{address.rstrip(':')}:8080' for port 8080, or"
@@ -88,6 +101,19 @@ def check_given(name: str, address: str, network: str = "") -> None:
         )
     if not (port.isascii() and port.isdigit() and int(port) < 65536):
         raise InvalidService(f"{what} has no port from 1 to 65535 after the last colon")
+
+
+def _in_brackets(address: str) -> str:
+    """What may have been meant by an IPv6 address, with or without a port after it."""
+    host, _, port = address.rpartition(":")
+    meant: list[str] = []
+    if _is_ip(host) or not _is_ip(address):
+        meant.append(f"'[{host}]:{port}' for port {port}")
+    else:
+        meant.append(f"'[{address}]:8080' for port 8080")
+    if _is_ip(address):
+        meant.append(f"'[{address}]:0' for the port of the server")
+    return ", or ".join(meant)
 
 
 def is_complete(service: Service) -> bool:
@@ -160,9 +186,28 @@ def doubts(service: Service, registry: Registry) -> str | None:
 
 def _host(endpoint: Endpoint) -> str:
     """The host of a TCP endpoint as others reach it, in brackets if it is IPv6."""
-    if _is_unspecified(endpoint.host):
+    host = endpoint.host
+    if host == "::":
+        host = _ipv6_of_this_machine()
+    elif _is_unspecified(host):
         return advertised_address(endpoint.port or 1).rpartition(":")[0]
-    return f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    return f"[{host}]" if ":" in host else host
+
+
+def _ipv6_of_this_machine() -> str:
+    """As `advertised_address` does it, for a server that no IPv4 gets to."""
+    candidates: list[str] = []
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        probe.connect(_ELSEWHERE)  # a datagram socket picks its route and sends nothing
+        candidates.append(probe.getsockname()[0])
+    with contextlib.suppress(OSError):
+        found = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET6)
+        candidates += [str(entry[4][0]) for entry in found]
+    for candidate in candidates:
+        address = ipaddress.ip_address(candidate)
+        if not (address.is_unspecified or address.is_loopback or address.is_link_local):
+            return candidate
+    return "::1"
 
 
 def _brokers(registry: Registry) -> list[str]:
@@ -191,6 +236,14 @@ def _is_own(address: str) -> bool:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.bind((address, 0))
     except OSError:
+        return False
+    return True
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
         return False
     return True
 

@@ -17,6 +17,7 @@ from aioregistry import (
     Status,
 )
 from aioregistry.integrations._address import Endpoint, check_given, doubts, place
+from aioregistry.integrations._leaving import DRAIN
 from aioregistry.integrations.health import HealthCheck
 
 __all__ = ["Presence", "check_drain", "offered", "readiness_of", "until_it_accepts"]
@@ -41,9 +42,9 @@ def offered(service: Service | str, address: str, **given: Any) -> Service:
     return base
 
 
-def check_drain(drain: float) -> None:
-    """Raise `ValueError` unless `drain` is a number of seconds, or zero."""
-    if not 0 <= drain < float("inf"):
+def check_drain(drain: float | None) -> None:
+    """Raise `ValueError` unless `drain` is a number of seconds, zero, or None."""
+    if drain is not None and not 0 <= drain < float("inf"):
         raise ValueError(f"drain must be a number of seconds, or 0, not {drain!r}")
 
 
@@ -53,7 +54,7 @@ class Presence:
     Args:
         registry: where to; started.
         service: what to announce; its address may be missing.
-        drain: how long to serve on after the withdrawal, in seconds.
+        drain: how long to serve on after the withdrawal, in seconds; None: `DRAIN`.
         health: the check that decides the status; None: it stays as it is.
 
     Attributes:
@@ -66,14 +67,14 @@ class Presence:
         registry: Registry,
         service: Service,
         *,
-        drain: float = 0.0,
+        drain: float | None = None,
         health: HealthCheck | None = None,
     ) -> None:
         self.state = "waiting"
         self.reason = "the server does not accept connections yet"
         self.registry = registry
         self.offer = service
-        self._drain = drain
+        self._drain = DRAIN if drain is None else drain
         self._health = health
         self._registration: Registration | None = None
         self._sent = False
@@ -88,6 +89,11 @@ class Presence:
     def ready(self) -> bool:
         """Whether callers are sent here: it is announced, and not as critical."""
         return self.state == "announced" and self.service.status is not Status.CRITICAL
+
+    @property
+    def draining(self) -> bool:
+        """Whether it is withdrawn, and its server is to serve on for a while."""
+        return self.state == "draining"
 
     def begin(self, locate: Callable[[], Awaitable[Endpoint | None]]) -> None:
         """Announce it as soon as it is served, in the background.
@@ -125,7 +131,7 @@ class Presence:
 
         Cancelling ends the waiting.
         """
-        if self.state == "draining":
+        if self.draining:
             _logger.info("%s is withdrawn; serving on for %g s", self.offer.name, self._drain)
             try:
                 await asyncio.sleep(self._drain)

@@ -11,11 +11,12 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine, Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from aioregistry.integrations._address import Endpoint, endpoint_of
+from aioregistry.integrations._address import Endpoint, endpoint_of, name_of
+from aioregistry.integrations._leaving import Guest, until_gone
 
 if TYPE_CHECKING:
     import uvicorn
@@ -25,6 +26,10 @@ __all__ = ["Uvicorn", "running_server"]
 _POLL: Final = 0.02
 """uvicorn has a flag that says that it serves, and no event: so often it is looked at."""
 
+_LEAVE: Final = (b"connection", b"close")
+"""With this, a client sends its next request over a connection to somebody else. Over HTTP/2,
+where it is not allowed, uvicorn leaves it out."""
+
 running_server: ContextVar[uvicorn.Server | None] = ContextVar("running_server", default=None)
 """The server that runs the lifespan, where the server says so itself."""
 
@@ -33,12 +38,14 @@ class Uvicorn:
     """One uvicorn server.
 
     Attributes:
+        reloads: whether it is started again whenever a file changes.
         workers: how many processes serve on the same sockets.
     """
 
     def __init__(self, server: uvicorn.Server) -> None:
         self._server = server
-        self.workers = 1 if server.config.reload else server.config.workers
+        self.reloads = bool(server.config.reload)
+        self.workers = 1 if self.reloads else server.config.workers
 
     @classmethod
     def find(cls) -> Uvicorn | None:
@@ -62,7 +69,7 @@ class Uvicorn:
 
     def endpoint(self) -> Endpoint | None:
         """Where it listens."""
-        names = [each.getsockname() for server in self._server.servers for each in server.sockets]
+        names = [name_of(each) for server in self._server.servers for each in server.sockets]
         return endpoint_of(names, secure=self._server.config.is_ssl)
 
     async def listen_alone(self) -> Endpoint | None:
@@ -90,30 +97,59 @@ class Uvicorn:
             protocol, host=shared.host, port=0, ssl=config.ssl, backlog=config.backlog
         )
         server.servers.append(listener)
-        names = [each.getsockname() for each in listener.sockets]
+        names = map(name_of, listener.sockets)
         return endpoint_of(names, secure=config.is_ssl)
 
-    def before_stop(
-        self,
-        withdraw: Callable[[], Awaitable[None]],
-        drain: Callable[[], Coroutine[Any, Any, None]],
-    ) -> None:
-        """Have two things done before it stops to accept connections, whatever makes it stop.
+    def before_stop(self, guest: Guest) -> None:
+        """Have the server wait for a guest before it stops, whatever makes it stop.
 
         Args:
-            withdraw: the first, which is always waited for.
-            drain: the second, which a second Ctrl-C ends: with that, uvicorn hurries.
+            guest: withdraws first, then drains; a second Ctrl-C ends the draining: with that,
+                uvicorn hurries.
         """
-        server, stop = self._server, self._server.shutdown
+        farewell = self._server.shutdown
+        if not isinstance(farewell, _Farewell):
+            farewell = _Farewell(self._server)
+            replaced: Any = self._server  # what a subclass does, for what others have made
+            replaced.shutdown = farewell
+        farewell.guests.append(guest)
 
-        async def shutdown(sockets: list[socket.socket] | None = None) -> None:
-            await withdraw()
-            draining = asyncio.create_task(drain())
-            while not draining.done() and not server.force_exit:
-                await asyncio.wait((draining,), timeout=_POLL)
-            draining.cancel()
-            await asyncio.wait((draining,))
-            await stop(sockets=sockets)
 
-        replaced: Any = server  # what a subclass does, for an object that others have made
-        replaced.shutdown = shutdown
+class _Farewell:
+    """What one server does to stop: it takes leave of its callers first, and loses no request.
+
+    Args:
+        server: the server, whose `shutdown` this is to replace.
+    """
+
+    def __init__(self, server: uvicorn.Server) -> None:
+        self.guests: list[Guest] = []
+        self._server = server
+        self._stop = server.shutdown
+
+    async def __call__(self, sockets: list[socket.socket] | None = None) -> None:
+        self._ask_to_leave()
+        await asyncio.gather(*(guest.withdraw() for guest in self.guests))
+        draining = [guest for guest in self.guests if guest.draining]
+        if draining:
+            await self._unless_in_a_hurry(_all(guest.drain() for guest in draining))
+            for listener in self._server.servers:
+                listener.close()
+            await self._unless_in_a_hurry(until_gone(lambda: self._server.server_state.connections))
+        await self._stop(sockets=sockets)
+
+    def _ask_to_leave(self) -> None:
+        # In place: the requests that are under way refer to this list. Nothing else changes
+        # it any more, since the loop that does so every second has ended.
+        self._server.server_state.default_headers.append(_LEAVE)
+
+    async def _unless_in_a_hurry(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        while not task.done() and not self._server.force_exit:
+            await asyncio.wait((task,), timeout=_POLL)
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    await asyncio.gather(*work)

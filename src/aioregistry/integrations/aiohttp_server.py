@@ -31,8 +31,9 @@ from aioregistry import (
     Status,
     TransportError,
 )
-from aioregistry.integrations._address import Endpoint, endpoint_of, is_complete
+from aioregistry.integrations._address import Endpoint, endpoint_of, is_complete, name_of
 from aioregistry.integrations._extras import missing
+from aioregistry.integrations._leaving import until_gone
 from aioregistry.integrations._presence import (
     Presence,
     check_drain,
@@ -81,16 +82,30 @@ class _Stage:
     """One run of `serve`, as the applications in it see it."""
 
     def __init__(self) -> None:
+        self._leaving = False
         self.presences: list[Presence] = []
         self.endpoint: asyncio.Future[Endpoint | None] = asyncio.get_running_loop().create_future()
 
     async def withdraw(self) -> None:
         """Withdraw everything."""
+        self._leaving = True
         await asyncio.gather(*(presence.withdraw() for presence in self.presences))
 
-    async def drain(self) -> None:
-        """Give callers the time to move away, from everything at once."""
-        await asyncio.gather(*(presence.drain() for presence in self.presences))
+    async def drain(self, runner: web.AppRunner) -> None:
+        """Give callers the time to move away, from everything at once; then accept no more."""
+        draining = [presence for presence in self.presences if presence.draining]
+        if not draining:
+            return
+        await asyncio.gather(*(presence.drain() for presence in draining))
+        for site in runner.sites:
+            await site.stop()
+        await until_gone(lambda: runner.server.connections if runner.server else ())
+
+    async def ask_to_leave(self, _request: web.Request, response: web.StreamResponse) -> None:
+        """Once it withdraws: let the client send its next request to somebody else."""
+        if self._leaving and not isinstance(response, web.WebSocketResponse):
+            response.force_close()
+            response.headers["Connection"] = "close"
 
 
 _stage: ContextVar[_Stage | None] = ContextVar("stage", default=None)
@@ -127,7 +142,7 @@ def register(
     host: str = "",
     metadata: Mapping[str, str] | None = None,
     status: Status | None = None,
-    drain: float = 0.0,
+    drain: float | None = None,
     health: HealthCheck | None = None,
     ready: Callable[[], Awaitable[object]] | None = None,
     client: ClientFactory | None = None,
@@ -146,8 +161,8 @@ def register(
         host: the name of the machine; empty: the registry's `hostname`.
         metadata: free string pairs.
         status: the status; None: passing.
-        drain: how long the server goes on accepting after the withdrawal, in seconds; with
-            `serve` or `run_app` of this module.
+        drain: how long the server goes on accepting after the withdrawal, in seconds; None:
+            two. With `serve` or `run_app` of this module.
         health: a check of the service's own, which decides its status.
         ready: awaited before the announcement; in place of the look whether the server
             accepts connections where `serve` does not run it.
@@ -317,6 +332,7 @@ async def serve(
         TransportError: an application in it has no broker.
     """
     stage = _Stage()
+    app.on_response_prepare.append(stage.ask_to_leave)
     token = _stage.set(stage)
     runner = web.AppRunner(app, **options)
     try:
@@ -335,13 +351,14 @@ async def serve(
         else:
             site = web.TCPSite(runner, host, port, ssl_context=ssl_context)
         await site.start()
-        stage.endpoint.set_result(endpoint_of(runner.addresses, secure=ssl_context is not None))
+        names = runner.addresses if sock is None else [name_of(sock)]
+        stage.endpoint.set_result(endpoint_of(names, secure=ssl_context is not None))
         if stop is None:
-            await _until_signalled(stage)
+            await _until_signalled(stage, runner)
         else:
             await stop.wait()
             await stage.withdraw()
-            await stage.drain()
+            await stage.drain(runner)
     finally:
         await runner.cleanup()
 
@@ -393,7 +410,7 @@ async def _locate(
     return endpoint
 
 
-async def _until_signalled(stage: _Stage) -> None:
+async def _until_signalled(stage: _Stage, runner: web.AppRunner) -> None:
     """Wait for SIGTERM or SIGINT, withdraw, and drain until that is over or SIGINT comes again."""
     loop = asyncio.get_running_loop()
     signalled, hurry = asyncio.Event(), asyncio.Event()
@@ -409,7 +426,7 @@ async def _until_signalled(stage: _Stage) -> None:
     try:
         await signalled.wait()
         await stage.withdraw()
-        ends = (asyncio.create_task(stage.drain()), asyncio.create_task(hurry.wait()))
+        ends = (asyncio.create_task(stage.drain(runner)), asyncio.create_task(hurry.wait()))
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for task in ends:
             task.cancel()

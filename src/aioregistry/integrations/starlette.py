@@ -109,7 +109,7 @@ def register(
     host: str = "",
     metadata: Mapping[str, str] | None = None,
     status: Status | None = None,
-    drain: float = 0.0,
+    drain: float | None = None,
     health: HealthCheck | None = None,
     ready: Callable[[], Awaitable[object]] | None = None,
     own_port: bool | None = None,
@@ -130,7 +130,8 @@ def register(
         host: the name of the machine; empty: the registry's `hostname`.
         metadata: free string pairs.
         status: the status; None: passing.
-        drain: how long the server goes on accepting after the withdrawal, in seconds.
+        drain: how long the server goes on accepting after the withdrawal, in seconds. None:
+            two, or none at all under `uvicorn --reload`.
         health: a check of the service's own, which decides its status.
         ready: awaited before the announcement; in place of the look whether the server
             accepts connections where it is not uvicorn.
@@ -164,7 +165,8 @@ def register(
         server = Uvicorn.find()
         alone = _listens_alone(offer, server, own_port)
         async with _opened(app, registry, lifespan, client) as (context, state):
-            presence = Presence(context.registry, offer, drain=drain, health=health)
+            patience = 0.0 if drain is None and server and server.reloads else drain
+            presence = Presence(context.registry, offer, drain=patience, health=health)
             context.presences.append(presence)
             presence.begin(partial(_locate, presence, server, ready, alone=alone))
             try:
@@ -298,7 +300,7 @@ async def _locate(
             " drops the state of this one; give address=, or run it with"
             " aioregistry.integrations.fastapi.Server"
         )
-    server.before_stop(presence.withdraw, presence.drain)
+    server.before_stop(presence)
     endpoint = await server.listen_alone() if alone else server.endpoint()
     if ready is not None:
         await ready()
