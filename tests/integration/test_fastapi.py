@@ -243,7 +243,9 @@ class TestALife:
             assert "connection: close" not in await ask(reader, writer)
             server.should_exit = True
             assert (await next_event(watch))[0] is EventType.UNREGISTERED
-            assert "connection: close" in await ask(reader, writer)
+            head = await ask(reader, writer)
+            assert "connection: close" in head
+            assert "aioregistry-leaving: 1" in head
             assert await reader.read() == b""
             writer.close()
             server.force_exit = True

@@ -531,6 +531,23 @@ async def test_but_not_before_their_requests_are_done(
         await eventually(lambda: instance.open == 0)
 
 
+async def test_an_instance_that_says_it_leaves_gets_no_more(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    """In its answers, that is: the withdrawal may be late, or never come."""
+
+    async def leave(_: Received, writer: asyncio.StreamWriter) -> None:
+        lines = ("connection: close", "aioregistry-leaving: 1")
+        writer.write(response(b'{"tag": "a"}', *lines))
+        await writer.drain()
+        writer.close()
+
+    three[0].behaviour = leave
+    async with kind.connect(registry) as client:
+        tags = Counter([(await client.request("POST", ITEMS)).tag for _ in range(21)])
+    assert tags == {"a": 1, "b": 10, "c": 10}
+
+
 async def test_a_restart_gets_connections_of_its_own(
     kind: Kind, world: Registry, registry: Registry
 ) -> None:

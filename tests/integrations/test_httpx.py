@@ -233,6 +233,20 @@ async def test_pools_that_nobody_uses_are_closed(
         assert instances[0].open == 1
 
 
+async def test_idle_connections_are_not_kept_for_as_long_as_servers_do(
+    library: Any, transport: Any, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvicorn closes them after five seconds, and httpx uses them for as long."""
+    assert vars(_httpx_pools)["_KEPT_ALIVE"] < 5.0
+    monkeypatch.setattr(_httpx_pools, "_KEPT_ALIVE", 0.0)
+    instance = Instance("a")
+    async with running(instance), library.AsyncClient(transport=transport(registry)) as client:
+        await registry.register("orders", instance.address)
+        await client.get("http://orders/")
+        await client.get("http://orders/")
+    assert instance.connections == 2
+
+
 @pytest.mark.parametrize("framework", ["httpx", "httpx2", "aiohttp"])
 def test_without_the_framework_the_error_names_the_remedy(framework: str) -> None:
     program = f"""

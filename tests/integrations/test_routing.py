@@ -23,6 +23,7 @@ class World:
         self.router = router
         self.broken: set[str] = set()  # answers with a reset
         self.dead: set[str] = set()  # refuses connections
+        self.leaving: set[str] = set()  # says so in its answers
         self.sent: Counter[str] = Counter()
         self.answers: Counter[str] = Counter()
 
@@ -40,7 +41,7 @@ class World:
                 continue
             self.sent[service.address] += 1
             if service.address not in self.broken:
-                call.answered(service, 200)
+                call.answered(service, 200, leaving=service.address in self.leaving)
                 self.answers[service.address] += 1
                 return service.address
             if not call.sent(service, ConnectionResetError(), intact=True):
@@ -139,6 +140,27 @@ def test_a_restarted_instance_is_used_at_once() -> None:
         await world.registry.register("orders", "10.0.0.0:80")
         await world.load(40, 0.01)
         assert world.answers["10.0.0.0:80"] == 10
+
+    in_virtual_time(scenario)
+
+
+def test_who_says_that_it_leaves_is_left_alone() -> None:
+    """Whether or not the withdrawal is ever heard of."""
+
+    async def scenario(world: World) -> None:
+        world.leaving.update({"10.0.0.0:80", "10.0.0.1:80", "10.0.0.2:80"})
+        assert await world.load(100, 0.01) == 0
+        assert [world.sent[f"10.0.0.{n}:80"] for n in range(4)] == [1, 1, 1, 97]
+
+        world.leaving.add("10.0.0.3:80")  # all do: then anybody is better than nobody
+        assert await world.load(400, 0.01) == 0
+        assert min(world.sent.values()) > 90
+
+        world.leaving.clear()
+        await world.registry.unregister("orders", "10.0.0.0:80")
+        await world.registry.register("orders", "10.0.0.0:80")  # another life of it
+        assert await world.load(100, 0.01) == 0
+        assert world.sent == {"10.0.0.0:80": 100}
 
     in_virtual_time(scenario)
 

@@ -15,6 +15,7 @@ from yarl import URL
 
 from aioregistry import RegistryError, Service
 from aioregistry.integrations._aiohttp_connections import Connections, Dispatch
+from aioregistry.integrations._leavers import LEAVING
 from aioregistry.integrations._repeating import is_repeatable
 from aioregistry.integrations._routing import Router
 from aioregistry.integrations._targets import SECURE, Target, Unusable, scheme_for, target_of
@@ -128,7 +129,7 @@ class Exchange:
             except BaseException:
                 response.close()
                 raise
-        self._call.answered(service, response.status)
+        self._call.answered(service, response.status, leaving=LEAVING in response.headers)
         if response.connection is not None:
             response.connection.add_callback(partial(self._ended, service, response))
         return response

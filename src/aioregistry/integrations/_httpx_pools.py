@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Lease", "Maker", "Pools"]
 
+_KEPT_ALIVE: Final = 4.0
+"""How long an idle connection may be used again, in seconds. uvicorn (and Node) close theirs
+after five, as httpx does by itself: who comes just then loses the request."""
+
 _IDLE: Final = 60.0
 """After so many seconds without a request a pool is closed."""
 
@@ -26,13 +30,16 @@ class Maker:
 
     Args:
         module: httpx or httpx2.
-        make: the user's own way; None: the library's defaults, with the certificates that it
-            trusts loaded once for all.
+        make: the user's own way; None: the library's defaults, but for the time that idle
+            connections are kept, and with the certificates that it trusts loaded once for all.
     """
 
     def __init__(self, module: ModuleType, make: Callable[[], AsyncBaseTransport] | None) -> None:
         self._module = module
         self._make = make
+        self._limits = module.Limits(
+            max_connections=100, max_keepalive_connections=20, keepalive_expiry=_KEPT_ALIVE
+        )
         self._trusting: ssl.SSLContext | None = None
         self._trusting_nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
@@ -43,7 +50,9 @@ class Maker:
         context = self._trusting_nobody
         if secure:
             context = self._trusting or self._module.create_ssl_context()
-        transport: AsyncBaseTransport = self._module.AsyncHTTPTransport(verify=context)
+        transport: AsyncBaseTransport = self._module.AsyncHTTPTransport(
+            verify=context, limits=self._limits
+        )
         return transport
 
     async def prepare(self) -> None:

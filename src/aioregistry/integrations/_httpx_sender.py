@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aioregistry import RegistryError, Service
 from aioregistry.integrations._httpx_pools import Lease, Maker, Pools
 from aioregistry.integrations._httpx_streams import Library
+from aioregistry.integrations._leavers import LEAVING
 from aioregistry.integrations._repeating import is_repeatable
 from aioregistry.integrations._routing import Call, Router
 from aioregistry.integrations._targets import (
@@ -181,7 +182,8 @@ class _Exchange:
             response.stream = self.library.answer(
                 stream, lease, partial(self.broke_off, service), self.library.module.TransportError
             )
-        self._call.answered(service, response.status_code)
+        leaving = LEAVING in response.headers
+        self._call.answered(service, response.status_code, leaving=leaving)
 
     # ---- failures ----------------------------------------------------------------------
 

@@ -5,7 +5,8 @@ So callers are made to go first. The withdrawal tells those who hear it. The oth
 by the answers: while the server drains, each of them closes its connection (`Connection:
 close`), as Envoy does it
 (https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/operations/draining), so a
-client never waits on one that is about to be closed. Then the server stops to accept; for a
+client never waits on one that is about to be closed; and tells our clients to go elsewhere, in
+a header of its own (`_leavers`). Then the server stops to accept; for a
 moment it still serves those who had connected already, and only then it closes what is left.
 """
 

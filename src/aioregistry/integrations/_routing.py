@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from aioregistry import Balancer, LeastPending, Predicate, Registry, Service
+from aioregistry.integrations._leavers import Leavers
 from aioregistry.integrations.resilience import (
     Attempts,
     Incarnation,
@@ -34,11 +35,12 @@ class _AmongThese(msgspec.Struct, frozen=True):
 class _Named:
     """What is remembered of one service."""
 
-    __slots__ = ("_chosen", "_predicate", "budget", "outliers")
+    __slots__ = ("_chosen", "_predicate", "budget", "leavers", "outliers")
 
     def __init__(self, policy: Policy) -> None:
         self.outliers = Outliers(policy)
         self.budget = RetryBudget(policy)
+        self.leavers = Leavers()
         self._chosen: tuple[Service, ...] = ()
         self._predicate = _AmongThese(frozenset())
 
@@ -126,7 +128,8 @@ class Call:
         registry, where = router.registry, router.where
         known = registry.cached(self.name, where)
         if known:
-            in_use = self._named.outliers.in_use(known, self._now())
+            staying = self._named.leavers.staying(known)
+            in_use = self._named.outliers.in_use(staying, self._now())
             candidates = self.attempts.candidates(in_use, known)
             if not candidates:
                 return None
@@ -159,8 +162,16 @@ class Call:
         self.failed(service)
         return self.attempts.sent(service, describe(error), self._now(), intact=intact)
 
-    def answered(self, service: Service, status: int) -> None:
-        """Note a response."""
+    def answered(self, service: Service, status: int, *, leaving: bool) -> None:
+        """Note a response.
+
+        Args:
+            service: whose it is.
+            status: its status code.
+            leaving: whether it has the header `LEAVING`.
+        """
+        if leaving:
+            self._named.leavers.add(service)
         if status in self._router.policy.bad_statuses:
             self.failed(service)
         else:
