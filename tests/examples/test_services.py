@@ -145,6 +145,37 @@ async def test_a_reload_leaves_no_ghost(
     assert "Traceback" not in program.output
 
 
+async def test_a_user_who_sets_up_no_logging_sees_where_it_is(
+    programs: Programs, module: Path
+) -> None:
+    quiet = SERVICE.format(version="1", drain=60.0).replace("logging.basicConfig(", "dict(")
+    await asyncio.to_thread(module.write_text, quiet)
+    port = free_port()
+    program = uvicorn(programs, module, "--port", str(port))
+    await program.writes(f"INFO:     greeter is announced at 127.0.0.1:{port}\n")
+    program.send(signal.SIGINT)
+    await program.writes("INFO:     greeter is withdrawn; serving on for 60 s, or until Ctrl-C")
+    await program.stop(signal.SIGINT)
+
+
+async def test_the_same_with_aiohttp(programs: Programs, module: Path) -> None:
+    text = """
+from aiohttp import web
+from aioregistry.integrations.aiohttp_server import register, run_app
+
+app = web.Application()
+app.cleanup_ctx.append(register(None, "greeter"))
+run_app(app, host="127.0.0.1", port={port})
+"""
+    port = free_port()
+    await asyncio.to_thread(module.write_text, text.format(port=port))
+    program = programs.python(module)
+    await program.writes(f"serving at http://127.0.0.1:{port} (press Ctrl-C to stop)\n")
+    await program.writes(f"greeter is announced at 127.0.0.1:{port}\n")
+    assert await program.stop(signal.SIGINT) == 0
+    assert "Traceback" not in program.output
+
+
 async def test_two_services_by_accident_at_one_address(
     programs: Programs, registry: Registry, module: Path
 ) -> None:
@@ -163,5 +194,6 @@ async def test_a_wrong_url(programs: Programs, module: Path) -> None:
     options = ("-m", "uvicorn", "--app-dir", str(module.parent), "greeter:app", "--port", "0")
     program = programs.python(*options, environment={"AIOREGISTRY_URL": url})
     assert await program.wait() == 3, "as for every application whose startup fails"
-    last = [line for line in program.output.splitlines() if "TransportError" in line][-1]
-    assert url in last
+    told = [line for line in program.output.splitlines() if "TransportError" in line]
+    assert len(told) == 1, "once, and without how it came to that"
+    assert f"no broker at {url} within 5 s: nothing listens at" in told[0]

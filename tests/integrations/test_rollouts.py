@@ -161,8 +161,11 @@ async def test_one_ends_while_the_broker_is_away(pair: tuple[str, str], broker: 
         await load.more(60)
         await asyncio.to_thread(broker.kill)
         await eventually(lambda: not registry.connected, PATIENCE)
+        before = load.answers.copy()
         await fleet.end("b")
         assert len(registry.cached("orders")) == 3
+        meanwhile = load.answers - before
+        assert meanwhile["b"] < 0.15 * meanwhile.total(), "it drained for two seconds"
         assert set(await load.more(150)) <= {"a", "c"}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -18,11 +18,10 @@ from aioregistry import (
 )
 from aioregistry.integrations._address import Endpoint, check_given, doubts, place
 from aioregistry.integrations._leaving import DRAIN
+from aioregistry.integrations._logs import log
 from aioregistry.integrations.health import HealthCheck
 
 __all__ = ["Presence", "check_drain", "offered", "readiness_of", "until_it_accepts"]
-
-_logger = logging.getLogger("aioregistry")
 
 _PROBE: Final = 0.05
 _PATIENCE: Final = 5.0
@@ -124,7 +123,7 @@ class Presence:
                 async with asyncio.timeout(_FAREWELL):
                     await registration.unregister()
             except (RegistryError, TimeoutError) as error:
-                _logger.warning("the withdrawal of %s may be lost: %r", self.offer.name, error)
+                log().warning("the withdrawal of %s may be lost: %r", self.offer.name, error)
 
     async def drain(self) -> None:
         """After the withdrawal: give callers the time to move away.
@@ -132,7 +131,10 @@ class Presence:
         Cancelling ends the waiting.
         """
         if self.draining:
-            _logger.info("%s is withdrawn; serving on for %g s", self.offer.name, self._drain)
+            log().info(
+                "%s is withdrawn; serving on for %g s, or until Ctrl-C is pressed again",
+                *(self.offer.name, self._drain),
+            )
             try:
                 await asyncio.sleep(self._drain)
             finally:
@@ -144,10 +146,10 @@ class Presence:
             registration = await self._register(service, reason)
         except (RegistryError, ValueError, OSError) as error:
             self.state, self.reason, self._sent = "failed", str(error), False
-            _logger.error("%s is not announced: %s", self.offer.name, error)  # noqa: TRY400 - the text says it
-        except Exception as error:
+            log().error("%s is not announced: %s", self.offer.name, error)
+        except Exception as error:  # noqa: BLE001 - logged with its traceback, and readiness tells
             self.state, self.reason, self._sent = "failed", repr(error), False
-            _logger.exception("%s is not announced", self.offer.name)
+            log().exception("%s is not announced", self.offer.name)
         else:
             await self._look_after(registration)
 
@@ -180,7 +182,7 @@ class Presence:
         except ValueError:  # a host of the broker that cannot be one
             problem = None
         if problem:
-            _logger.warning("%s", problem)
+            log().warning("%s", problem)
         if self._health is not None:
             await self._health.run(registration, registration.service.status)
 
@@ -188,10 +190,10 @@ class Presence:
         self.state, self.reason = "announced", ""
         where = service.url or service.address
         if service.status is Status.PASSING:
-            _logger.info("%s is announced at %s", service.name, where)
+            log().info("%s is announced at %s", service.name, where)
         else:
             status = service.status.value
-            _logger.warning("%s is announced at %s as %s: %s", service.name, where, status, reason)
+            log().warning("%s is announced at %s as %s: %s", service.name, where, status, reason)
 
     async def _rivals(self, service: Service) -> tuple[Service, ...]:
         """Who answers for the same name and address, before this process announces it."""
@@ -212,16 +214,16 @@ class Presence:
 
 
 def _warn_of(rival: Service, own: Service) -> None:
-    _logger.warning(
+    log().warning(
         "two processes announce %s at %s: %s, and now %s; callers see one instance that keeps"
         " restarting: stop one, or give each its own port or address",
-        *(own.name, own.key[1], _who(rival), _who(own)),
+        *(own.name, own.key[1], f"one {_who(rival)}", f"process {os.getpid()} {_who(own)}"),
     )
 
 
 def _who(service: Service) -> str:
     version = f", version {service.version}" if service.version else ""
-    return f"one on {service.host or 'an unnamed host'} (id {service.id or 'none'}{version})"
+    return f"on {service.host or 'an unnamed host'} (id {service.id or 'none'}{version})"
 
 
 async def until_it_accepts(service: Service) -> None:
@@ -233,7 +235,7 @@ async def until_it_accepts(service: Service) -> None:
     waited = 0.0
     while not await _accepts(host, port):
         if waited <= _PATIENCE < waited + _PROBE:
-            _logger.warning(
+            log().warning(
                 "%s is not announced yet: nothing accepts connections at %s; if this machine"
                 " cannot reach itself there, give ready=, which says when the server serves",
                 service.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
-from aioregistry import Registry, RegistryClosed, Transport
+from aioregistry import Registry, RegistryClosed, Transport, TransportError
 
 __all__ = ["RegistrySource", "open_registry"]
 
@@ -29,8 +29,15 @@ async def open_registry(source: RegistrySource) -> AsyncGenerator[Registry]:
     if _is_started(registry):
         yield registry
         return
-    async with registry:
+    try:
+        await registry.start()
+    except TransportError as error:
+        # Servers print the whole traceback; the text says it all, and would drown in it.
+        raise error.with_traceback(None) from None
+    try:
         yield registry
+    finally:
+        await registry.aclose()
 
 
 def _registry(source: RegistrySource) -> Registry:

@@ -13,6 +13,7 @@ accept: aiohttp asks nobody before.
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -35,6 +36,7 @@ from aioregistry.integrations._address import Endpoint, endpoint_of, is_complete
 from aioregistry.integrations._extras import missing
 from aioregistry.integrations._leavers import LEAVING
 from aioregistry.integrations._leaving import until_gone
+from aioregistry.integrations._logs import log
 from aioregistry.integrations._presence import (
     Presence,
     check_drain,
@@ -353,6 +355,8 @@ async def serve(
         else:
             site = web.TCPSite(runner, host, port, ssl_context=ssl_context)
         await site.start()
+        for each in runner.sites:
+            log().info("serving at %s (press Ctrl-C to stop)", each.name)
         names = runner.addresses if sock is None else [name_of(sock)]
         stage.endpoint.set_result(endpoint_of(names, secure=ssl_context is not None))
         if stop is None:
@@ -368,6 +372,9 @@ async def serve(
 def run_app(app: web.Application, **options: Any) -> None:
     """Run the application until SIGTERM or Ctrl-C; the blocking form of `serve`.
 
+    What the library has to say goes to the standard error output, unless the program has set up
+    logging.
+
     Args:
         app: the application.
         options: those of `serve`.
@@ -376,6 +383,10 @@ def run_app(app: web.Application, **options: Any) -> None:
         OSError: it cannot listen there.
         TransportError: an application in it has no broker.
     """
+    logger = log()
+    if not logger.hasHandlers():  # as aiohttp's own does for its access log
+        logger.addHandler(logging.StreamHandler())
+        logger.setLevel(logging.INFO)
     asyncio.run(serve(app, **options))
 
 

@@ -14,10 +14,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from aioregistry import NotRegistered, Registration, RegistryClosed, Status, TransportError
+from aioregistry.integrations._logs import log
 
 __all__ = ["Check", "HealthCheck", "Hysteresis"]
-
-_logger = logging.getLogger("aioregistry.health")
 
 Check = Callable[[], Awaitable[Status | bool | None]]
 """Says how the service is: a status; or True or None for passing and False for critical.
@@ -177,7 +176,9 @@ class HealthCheck:
             except (NotRegistered, RegistryClosed):
                 return
             except TransportError as error:
-                _logger.warning("cannot announce that %s: %s", status.value, error)
+                log("aioregistry.health").warning(
+                    "cannot announce that %s: %s", status.value, error
+                )
             await asyncio.sleep(self._interval)
 
 
@@ -195,6 +196,10 @@ async def _run(check: Check) -> Status:
     raise TypeError(f"a check returns a Status, a bool or None, not {said!r}")
 
 
+def _log() -> logging.Logger:
+    return log("aioregistry.health")
+
+
 def _forget(run: asyncio.Task[Status]) -> None:
     """Nobody waits any longer for what this run may raise."""
     if not run.cancelled():
@@ -205,6 +210,6 @@ def _tell(registration: Registration, status: Status, reason: str) -> None:
     service = registration.service
     level = logging.INFO if status is Status.PASSING else logging.WARNING
     where = service.key[1]
-    _logger.log(
+    _log().log(
         level, "%s at %s is %s%s", service.name, where, status.value, reason and f": {reason}"
     )
