@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +19,8 @@ from tests.chaos.scene import Scene, scene, serving
 
 ROOM = 20
 """So many connections does the broker take; a scene needs 6 on NATS and 12 on Redis."""
+
+Place = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def refused_for_a_while(fleet: Scene) -> None:
@@ -103,19 +104,48 @@ async def test_no_room_for_a_while(scheme: str, small: Path) -> None:
         path.cut()
         await fleet.all_down()
         fleet.somebody_dies()
-        await asyncio.sleep(0.5)  # until the broker knows that all these places are free
-        with no_room(broker):
+        async with no_room(broker):
             path.restore()
             await refused_for_a_while(fleet)
         await fleet.all_up()
         await fleet.check_aftermath()
 
 
-@contextlib.contextmanager
-def no_room(broker: Broker) -> Generator[None]:
-    """Take every place that the broker has."""
-    with contextlib.ExitStack() as stack:
-        for _ in range(ROOM + 5):
-            taken = socket.create_connection(("127.0.0.1", broker.port), timeout=5)
-            stack.enter_context(taken)
+@contextlib.asynccontextmanager
+async def no_room(broker: Broker) -> AsyncGenerator[None]:
+    """Take every place that the broker has, until the block ends.
+
+    A connection that stands is not a place yet: those that wait to be accepted are served in
+    any order, so somebody who came later may be let in before. And places of those who left
+    are free only when the broker has noticed. So each of ours has to be answered; when as many
+    are as there are places, nobody else is inside.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        places: list[Place] = []
+        while len(places) < ROOM:
+            place = await asyncio.open_connection("127.0.0.1", broker.port)
+            if await is_served(place, broker):
+                places.append(place)
+                stack.push_async_callback(hang_up, place)
+            else:
+                await hang_up(place)
+                await asyncio.sleep(0.05)
         yield
+        for place in places:
+            assert await is_served(place, broker)  # it was ours all the time
+
+
+async def is_served(place: Place, broker: Broker) -> bool:
+    """Whether the broker answers a connection; else it had no place for it, and ended it."""
+    reader, writer = place
+    writer.write(b"CONNECT {}\r\nPING\r\n" if broker.url.startswith("nats") else b"PING\r\n")
+    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        await reader.readuntil(b"PONG\r\n")
+        return True
+    return False
+
+
+async def hang_up(place: Place) -> None:
+    place[1].close()
+    with contextlib.suppress(ConnectionError):
+        await place[1].wait_closed()
