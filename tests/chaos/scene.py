@@ -16,7 +16,7 @@ from aioregistry import EventType, Registry, ServiceNotFound, TransportError
 from aioregistry.testing.brokers import Broker
 from aioregistry.testing.proxy import TcpProxy
 from tests.chaos.witness import Witness, witness
-from tests.tools import eventually, no_new_tasks
+from tests.tools import Pulse, eventually, no_new_tasks, pulse
 
 T = TypeVar("T")
 
@@ -31,19 +31,6 @@ LOOKUP_MARGIN = 0.5
 LONGEST_CLOSE = 2.0
 NOISE = 1.0
 """What a busy machine may add to a bound of seconds."""
-
-
-class Pulse:
-    """How late the event loop came at most: what the machine adds to every bound."""
-
-    def __init__(self) -> None:
-        self.lag = 0.0
-
-    async def run(self) -> None:
-        while True:
-            before = time.monotonic()
-            await asyncio.sleep(0.02)
-            self.lag = max(self.lag, time.monotonic() - before - 0.02)
 
 
 class Scene:
@@ -96,10 +83,10 @@ class Scene:
 
     async def timed(self, call: Callable[[], Awaitable[object]], bound: float) -> None:
         """Await, and fail if that took longer than the bound and what the machine adds."""
-        self._pulse.lag, started = 0.0, time.monotonic()
+        late, started = self._pulse.late, time.monotonic()
         await call()
-        took = time.monotonic() - started
-        assert took < bound + self._pulse.lag, f"{took:.2f} s, bound {bound} s"
+        took, late = time.monotonic() - started, self._pulse.late - late
+        assert took < bound + late, f"{took:.2f} s, {late:.2f} s of them late, bound {bound} s"
 
     async def check_calls(self) -> None:
         """Every call ends in time, and memory answers."""
@@ -124,7 +111,7 @@ class Scene:
             malformed: how many messages were none; None: any number.
         """
         recovered = time.monotonic()
-        await eventually(lambda: not self._remembered(), TTL + NOISE + self._pulse.lag)
+        await eventually(lambda: not self._remembered(), TTL + NOISE)
         await asyncio.sleep(max(0.0, recovered + TTL + 0.3 - time.monotonic()))
         for each in self.witnesses:
             expired = {seen.key for seen in each.of(EventType.EXPIRED)}
@@ -194,11 +181,9 @@ async def scene(broker: Broker, url: str | None = None) -> AsyncGenerator[Scene]
 
 
 async def _scene(stack: AsyncExitStack, broker: Broker, url: str) -> Scene:
-    pulse = Pulse()
-    beating = asyncio.create_task(pulse.run())
-    stack.callback(beating.cancel)
+    beats = await stack.enter_async_context(pulse())
     grave = await stack.enter_async_context(TcpProxy(broker.port))
-    scene = Scene(url, pulse, grave)
+    scene = Scene(url, beats, grave)
     doomed = scene.make(broker.url.replace(f":{broker.port}", f":{grave.port}"))
     registries = [scene.make() for _ in range(4)]
     scene.providers, observers = registries[:2], registries[2:]

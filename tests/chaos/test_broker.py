@@ -10,7 +10,7 @@ from aioregistry import Registry, TransportError
 from aioregistry.testing.brokers import Broker
 from aioregistry.testing.proxy import TcpProxy
 from tests.chaos.scene import LIVING, LONGEST_CLOSE, NAME, TTL, scene
-from tests.tools import eventually
+from tests.tools import eventually, in_time
 
 
 @pytest.mark.parametrize("seconds", [1, pytest.param(10, marks=pytest.mark.soak)])
@@ -146,5 +146,5 @@ async def test_absent_at_the_start(broker: Broker) -> None:
         assert observer.stats().connected
     never = Registry("nats://127.0.0.1:1", connect_timeout=None)
     await never.start()
-    async with asyncio.timeout(LONGEST_CLOSE):
+    async with in_time(LONGEST_CLOSE):
         await never.aclose()

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from aioregistry import EventType, Registry
 from aioregistry.ports import free_port
 from aioregistry.testing.brokers import Broker, nats_server, redis_server
@@ -40,7 +42,7 @@ async def end_in(broker: Broker, how: str) -> None:
                 process.send_signal(SIGNALLED[how])
             elif process.stdin is not None:
                 process.stdin.write(b"end\n")
-            await asyncio.wait_for(process.wait(), 20)
+            await eventually(lambda: process.returncode is not None, within=20)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -49,6 +51,7 @@ async def end_in(broker: Broker, how: str) -> None:
         assert not seen.of(EventType.EXPIRED), how
 
 
+@pytest.mark.timeout(120)  # sixteen processes, with a framework each, take their time to start
 async def test_whatever_ends_a_service_its_withdrawals_arrive() -> None:
     """None of them expires: its ttl is a minute, and it says that it leaves."""
     async with serving(nats_server()) as nats, serving(redis_server()) as redis:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.tools import eventually, no_new_tasks
+from tests.tools import eventually, in_time, no_new_tasks
 
 from aioregistry import (
     EventType,
@@ -99,7 +99,7 @@ async def test_after_an_outage_everything_works_again(make: MakeRegistry, broker
         await eventually(lambda: len(caller.service_names) == 3)
         await stop(broker)
         await eventually(lambda: not caller.connected and not provider.connected)
-        async with asyncio.timeout(1):  # none of these waits for a broker
+        async with in_time(1):  # none of these waits for a broker
             await provider.register("quick", "10.0.0.5:1", wait=False)
             await provider.unregister("gone")
             await provider.set_status("changed", Status.WARNING)
@@ -170,14 +170,14 @@ async def test_closing_without_a_broker_is_prompt_and_leaves_nothing(
     assert sockets() > before
     await stop(broker)
     await eventually(lambda: not registry.connected)
-    async with asyncio.timeout(2):
+    async with in_time(2):
         await registry.aclose()
     await eventually(lambda: sockets() == before)
     never = make(connect_timeout=None)
     await never.start()
     pending = asyncio.create_task(never.register("x", "10.0.0.5:1"))
     await asyncio.sleep(0.05)
-    async with asyncio.timeout(2):
+    async with in_time(2):
         await never.aclose()
     with pytest.raises(RegistryClosed):
         await pending
@@ -191,13 +191,12 @@ async def test_a_broker_that_hangs_bounds_every_call(make: MakeRegistry, broker:
     await caller.get_service("x")
     broker.freeze()
     try:
-        started = asyncio.get_running_loop().time()
-        with pytest.raises((ServiceNotFound, TransportError)):
-            await caller.get_service("unknown")
-        assert asyncio.get_running_loop().time() - started < 0.7
+        async with in_time(0.7):
+            with pytest.raises((ServiceNotFound, TransportError)):
+                await caller.get_service("unknown")
         await eventually(lambda: not caller.connected)
         assert (await caller.get_service("x")).port == 1
-        async with asyncio.timeout(5):
+        async with in_time(5):
             await caller.aclose()
     finally:
         broker.thaw()
