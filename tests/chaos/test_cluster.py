@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Generator
 
 import pytest
 
-from aioregistry.testing.brokers import Broker, nats_server
+from aioregistry.testing.brokers import Broker, nats_server, unused_port
 from tests.chaos.scene import Scene, scene, serving
 
 SIZE = 3
@@ -17,7 +16,7 @@ SIZE = 3
 
 @contextlib.contextmanager
 def cluster() -> Generator[list[Broker]]:
-    ports = [_free_port() for _ in range(SIZE)]
+    ports = [unused_port() for _ in range(SIZE)]
     routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
     with contextlib.ExitStack() as stack:
         yield [
@@ -30,13 +29,6 @@ def cluster() -> Generator[list[Broker]]:
             )
             for port in ports
         ]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def losses(fleet: Scene) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import random
 import shutil
 import signal
 import socket
@@ -20,7 +21,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Self
 
-__all__ = ["Broker", "nats_server", "redis_server"]
+__all__ = ["Broker", "nats_server", "redis_server", "unused_port"]
 
 _START_TIMEOUT = 10.0
 _STOP_TIMEOUT = 5.0
@@ -133,7 +134,7 @@ class Broker:
 @contextlib.contextmanager
 def nats_server(*options: str, port: int | None = None) -> Generator[Broker]:
     """Run a nats-server, with further command line `options`, until the block ends."""
-    port = port or _free_port()
+    port = port or unused_port()
     command = (_nats_binary(), "--addr", "127.0.0.1", "--port", str(port), *options)
     with Broker(command, "nats", port, (b"INFO",)) as broker:
         yield broker
@@ -142,7 +143,7 @@ def nats_server(*options: str, port: int | None = None) -> Generator[Broker]:
 @contextlib.contextmanager
 def redis_server(*options: str, port: int | None = None) -> Generator[Broker]:
     """Run a Redis (or Valkey) server, with further `options`, until the block ends."""
-    port = port or _free_port()
+    port = port or unused_port()
     with tempfile.TemporaryDirectory(prefix="aioregistry-redis-") as folder:
         settings = ("--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no")
         command = (_redis_binary(), *settings, "--dir", folder, *options)
@@ -150,11 +151,19 @@ def redis_server(*options: str, port: int | None = None) -> Generator[Broker]:
             yield broker
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def unused_port() -> int:
+    """A port on which a broker can be started, stopped and started again.
+
+    None of those that the system gives to outgoing connections (32768 and up on Linux, 49152
+    elsewhere): one of these could take it before a restart, and whoever keeps dialling a port of
+    its own machine at which nobody listens may even get through, to itself.
+    """
+    # Of the system, since test processes that seed their generators alike would all pick the same.
+    for port in random.SystemRandom().sample(range(10_000, 32_768), 100):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("none of 100 ports tried on 127.0.0.1 is free")
 
 
 def _nats_binary() -> str:
