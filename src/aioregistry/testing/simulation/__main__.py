@@ -2,6 +2,9 @@
 
 python -m aioregistry.testing.simulation --seed 7 --trace
 python -m aioregistry.testing.simulation --seeds 0:5000 --instances 200 --observers 20
+
+The result of each portion is printed as soon as it is there. Whoever interrupts a long run has
+the result of what was done, and is told where to go on.
 """
 
 from __future__ import annotations
@@ -27,21 +30,77 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the seeds, print what came of them, and return 1 if one broke a promise."""
     options = _parser().parse_args(arguments)
     given = {name: getattr(options, name) for name in _PLAN if hasattr(options, name)}
-    seeds = [options.seed] if options.seed is not None else options.seeds
+    one: int | None = options.seed
+    seeds: range = options.seeds if one is None else range(one, one + 1)
     runs = [Run(seed, given, keep_trace=options.trace) for seed in seeds]
-    started, total, failed = time.perf_counter(), Counter[str](), 0
-    digest = hashlib.blake2b(digest_size=16)
-    for number, report in enumerate(run_many(runs, options.jobs), 1):
-        _add(total, report)
-        digest.update(report.digest.encode())
-        failed += _print_failure(report)
-        if options.trace:
-            _print_lines(report.trace)
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r{number} of {len(runs)}, {failed} failed ")
-    _print_summary(total, len(runs), failed, time.perf_counter() - started)
-    _say(f"digest {digest.hexdigest()}")
-    return 1 if failed else 0
+    whole, portion = _Tally(seeds.start), _Tally(seeds.start)
+    try:
+        for seed, report in zip(seeds, run_many(runs, options.jobs), strict=True):
+            failed = _failure(report)
+            if failed:
+                _say(f"FAILED seed {seed}: {failed}")
+            whole.add(report, failed=bool(failed))
+            portion.add(report, failed=bool(failed))
+            if options.trace and isinstance(report, Report):
+                _print_lines(report.trace)
+            if portion.runs == options.portion and len(seeds) > options.portion:
+                _say(f"seeds {portion.first}:{seed + 1}: {portion.summary}")
+                portion = _Tally(seed + 1)
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\r{whole.runs} of {len(runs)}, {whole.failed} failed ")
+    except KeyboardInterrupt:
+        _say(f"interrupted; go on with --seeds {seeds.start + whole.runs}:{seeds.stop}")
+    _say(f"{whole.runs} seeds, {whole.summary}")
+    _say(f"digest {whole.digest}")
+    return 1 if whole.failed or whole.runs < len(runs) else 0
+
+
+class _Tally:
+    """What came of some seeds, added up.
+
+    Attributes:
+        first: the first of the seeds.
+        runs: how many there were.
+        failed: how many of them broke a promise.
+    """
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.runs = self.failed = 0
+        self._total = Counter[str]()
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._started = time.perf_counter()
+
+    def add(self, report: Report | str, *, failed: bool) -> None:
+        self.runs += 1
+        self.failed += failed
+        if isinstance(report, Report):
+            self._digest.update(report.digest.encode())
+            self._total.update(report.messages)
+            self._total.update(
+                {
+                    "seconds": round(report.seconds),
+                    "lives": report.lives,
+                    "expired": report.expired,
+                    "held": report.held,
+                }
+            )
+
+    @property
+    def digest(self) -> str:
+        """The same for the same seeds, plans and code."""
+        return self._digest.hexdigest()
+
+    @property
+    def summary(self) -> str:
+        total, took = self._total, time.perf_counter() - self._started
+        return (
+            f"{self.failed} failed: {total['seconds'] / 3600:.1f} virtual hours in"
+            f" {took:.0f} s; {total['lives']} instances, {total['announcement']} announcements,"
+            f" {total['withdrawal']} withdrawals, {total['ping']} pings, {total['delivery']}"
+            f" deliveries, {total['loss']} losses, {total['expired']} expiries seen,"
+            f" {total['held']} times held"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_option(parser, name, _words, f"some of {','.join(kinds)}; or none")
     parser.add_argument("--trace", action="store_true", help="print every line of the trace")
     parser.add_argument("--jobs", type=int, default=1, help="so many processes at once")
+    parser.add_argument("--portion", type=int, default=100, help="print results every so many")
     return parser
 
 
@@ -82,25 +142,15 @@ def _seconds(text: str) -> float | None:
     return None if text == "none" else float(text)
 
 
-def _add(total: Counter[str], report: Report) -> None:
-    total.update(report.messages)
-    total.update(
-        {
-            "seconds": round(report.seconds),
-            "lives": report.lives,
-            "expired": report.expired,
-            "held": report.held,
-        }
-    )
-
-
-def _print_failure(report: Report) -> bool:
+def _failure(report: Report | str) -> str:
+    """What was wrong, and how to run it again; empty if nothing was."""
+    if isinstance(report, str):
+        return report
     try:
         report.check()
     except AssertionError as error:
-        _say(f"FAILED {error}")
-        return True
-    return False
+        return str(error)
+    return ""
 
 
 def _print_lines(lines: Iterable[str]) -> None:
@@ -111,16 +161,6 @@ def _print_lines(lines: Iterable[str]) -> None:
 def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
-
-
-def _print_summary(total: Counter[str], runs: int, failed: int, took: float) -> None:
-    _say(
-        f"{runs} seeds, {failed} failed: {total['seconds'] / 3600:.1f} virtual hours in"
-        f" {took:.0f} s; {total['lives']} instances, {total['announcement']} announcements,"
-        f" {total['withdrawal']} withdrawals, {total['ping']} pings, {total['delivery']}"
-        f" deliveries, {total['loss']} losses, {total['expired']} expiries seen,"
-        f" {total['held']} times held"
-    )
 
 
 if __name__ == "__main__":

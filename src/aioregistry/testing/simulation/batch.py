@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import traceback
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -29,14 +31,17 @@ class Run:
     given: dict[str, Any]
     keep_trace: bool = False
 
-    def __call__(self) -> Report:
-        """Make it."""
+    def __call__(self) -> Report | str:
+        """Make it; what it raises becomes text, so that the others are made all the same."""
         plan = Plan.drawn(self.seed, **self.given)
-        return Simulation(self.seed, plan, keep_trace=self.keep_trace).run()
+        try:
+            return Simulation(self.seed, plan, keep_trace=self.keep_trace).run()
+        except Exception:  # noqa: BLE001 - whatever it is, it is the result of this seed
+            return traceback.format_exc()
 
 
-def run_many(runs: Iterable[Run], jobs: int = 1) -> Iterator[Report]:
-    """The reports of simulations, in their order.
+def run_many(runs: Iterable[Run], jobs: int = 1) -> Iterator[Report | str]:
+    """The reports of simulations, or the tracebacks of what they raised, in their order.
 
     Args:
         runs: the simulations.
@@ -45,5 +50,11 @@ def run_many(runs: Iterable[Run], jobs: int = 1) -> Iterator[Report]:
     if jobs <= 1:
         yield from map(Run.__call__, runs)
         return
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(Run.__call__, runs, chunksize=2)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_leave_it_to_the_parent) as pool:
+        yield from pool.map(Run.__call__, runs)
+
+
+def _leave_it_to_the_parent() -> None:
+    """Ignore the SIGINT of a terminal, which every process of ours gets."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

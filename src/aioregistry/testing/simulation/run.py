@@ -18,7 +18,7 @@ from aioregistry.testing.simulation.plan import Plan, schedule
 from aioregistry.testing.simulation.report import Report, command_line
 from aioregistry.testing.simulation.trace import Trace
 from aioregistry.testing.simulation.view import View
-from aioregistry.testing.virtual_time import StandstillError, run_virtual
+from aioregistry.testing.virtual_time import run_virtual
 
 __all__ = ["Simulation"]
 
@@ -61,11 +61,13 @@ class Simulation:
 
         Raises:
             StandstillError: the fleet is deadlocked.
+            Exception: whatever a registry did not expect; it has a note that says how to run
+                it again.
         """
         with _counted_log_lines() as lines:
             try:
                 return run_virtual(self._run(lines))
-            except StandstillError as error:
+            except Exception as error:
                 error.add_note(f"run again: {command_line(self.seed, self.plan)}")
                 raise
 
