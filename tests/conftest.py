@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
 from aioregistry.testing.brokers import Broker, nats_server, redis_server
+
+
+def pytest_configure() -> None:
+    """Let programs that tests start hear SIGINT.
+
+    What a shell script runs in the background ignores it, and so does all that it starts.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

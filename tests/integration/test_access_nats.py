@@ -62,7 +62,7 @@ def files_may_be_read(blocking_calls_are_errors: BlockBuster) -> None:
 async def check_works(transport: str | NatsTransport, caplog: pytest.LogCaptureFixture) -> None:
     """Let a registry live, and see that it keeps its secrets."""
     with caplog.at_level(logging.DEBUG):
-        async with asyncio.timeout(10), Registry(transport) as registry:
+        async with asyncio.timeout(30), Registry(transport, lookup_timeout=5) as registry:
             await registry.register("orders", "10.0.0.5:8080")
             assert (await registry.get_service("orders")).port == 8080
             assert registry.stats().denied == 0
@@ -188,7 +188,7 @@ async def test_credentials_that_are_withdrawn_later(
     """Then it goes on trying, and says why it is not connected."""
     broker = await serve(f'authorization {{ user: orders, password: "{SECRET}" }}')
     transport = NatsTransport(broker.url, user="orders", password=SECRET)
-    async with Registry(transport) as registry:
+    async with Registry(transport, lookup_timeout=5) as registry:
         await registry.register("orders", "10.0.0.5:8080")
         await registry.get_service("orders")
         config = tmp_path / "nats.conf"

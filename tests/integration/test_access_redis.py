@@ -61,7 +61,7 @@ def secure_url(broker: Broker, certificates: Certificates) -> Iterator[str]:
 async def check_works(transport: str | RedisTransport, caplog: pytest.LogCaptureFixture) -> None:
     """Let a registry live, and see that it keeps its secrets."""
     with caplog.at_level(logging.DEBUG):
-        async with asyncio.timeout(10), Registry(transport) as registry:
+        async with asyncio.timeout(30), Registry(transport, lookup_timeout=5) as registry:
             await registry.register("orders", "10.0.0.5:8080")
             assert (await registry.get_service("orders")).port == 8080
             assert registry.stats().denied == 0
@@ -134,7 +134,7 @@ async def test_credentials_that_are_withdrawn_later(
     """Then it goes on trying, and says why it is not connected."""
     await acl("SETUSER", "orders", "on", f">{SECRET}", *EVERYTHING)
     transport = RedisTransport(broker.url, username="orders", password=SECRET)
-    async with Registry(transport) as registry:
+    async with Registry(transport, lookup_timeout=5) as registry:
         await registry.register("orders", "10.0.0.5:8080")
         await registry.get_service("orders")
         await acl("DELUSER", "orders")  # which cuts its connections

@@ -27,7 +27,7 @@ def url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 async def registry(url: str) -> AsyncIterator[Registry]:
     """Set up in one task of pytest-asyncio, torn down in another."""
-    async with Registry(url, prefix="fixture") as entered:
+    async with Registry(url, prefix="fixture", lookup_timeout=5) as entered:
         yield entered
 
 
@@ -40,7 +40,7 @@ async def test_in_an_aiohttp_server(url: str, registry: Registry) -> None:
     key = web.AppKey("registry", Registry)
 
     async def announced(app: web.Application) -> AsyncIterator[None]:
-        async with Registry(url, prefix="fixture") as own:
+        async with Registry(url, prefix="fixture", lookup_timeout=5) as own:
             app[key] = own
             await own.register("orders", "10.0.0.5:8080")
             yield
@@ -61,7 +61,7 @@ async def test_in_an_aiohttp_server(url: str, registry: Registry) -> None:
 async def test_in_a_fastapi_lifespan(url: str, registry: Registry) -> None:
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[dict[str, Registry]]:
-        async with Registry(url, prefix="fixture") as own:
+        async with Registry(url, prefix="fixture", lookup_timeout=5) as own:
             await own.register("orders", "10.0.0.5:8080")
             yield {"registry": own}
 
@@ -75,7 +75,7 @@ async def test_in_a_fastapi_lifespan(url: str, registry: Registry) -> None:
 
 async def test_entered_in_a_task_that_is_cancelled(url: str, registry: Registry) -> None:
     async def serve() -> None:
-        async with Registry(url, prefix="fixture") as own:
+        async with Registry(url, prefix="fixture", lookup_timeout=5) as own:
             await own.register("orders", "10.0.0.5:8080")
             await asyncio.Event().wait()
 
@@ -91,7 +91,7 @@ async def test_entered_in_a_task_that_is_cancelled(url: str, registry: Registry)
 async def test_left_by_a_cancelled_scope_of_anyio(url: str, registry: Registry) -> None:
     async with registry.watch("orders") as watch, no_new_tasks():
         with anyio.CancelScope() as scope:
-            async with Registry(url, prefix="fixture") as own:
+            async with Registry(url, prefix="fixture", lookup_timeout=5) as own:
                 await own.register("orders", "10.0.0.5:8080")
                 assert (await anext(watch)).type is EventType.REGISTERED
                 scope.cancel()
@@ -101,7 +101,7 @@ async def test_left_by_a_cancelled_scope_of_anyio(url: str, registry: Registry) 
 
 async def test_left_by_an_exception(url: str, registry: Registry) -> None:
     async def fail() -> None:
-        async with Registry(url, prefix="fixture") as own:
+        async with Registry(url, prefix="fixture", lookup_timeout=5) as own:
             await own.register("orders", "10.0.0.5:8080")
             await registry.get_service("orders")
             raise LookupError("mine")
