@@ -11,7 +11,7 @@ from tests.restricted import BrokerWithUsers, Stage, broker_with_users
 from tests.templates import Template, templates
 from tests.tools import eventually, no_new_tasks
 
-from aioregistry import Registry, Service, TransportError, link, vigil
+from aioregistry import Registry, Service, ServiceNotFound, TransportError, link, vigil
 from aioregistry.transports.nats import NatsTransport
 
 ADDRESS = "10.0.0.5:8080"
@@ -96,6 +96,27 @@ async def test_what_may_be_heard_no_longer(broker: BrokerWithUsers) -> None:
             assert (await anext(consumer.watch("orders"))).service.address == ADDRESS
 
 
+@pytest.mark.xfail(reason="a refused publish is taken for a refused subscription", strict=True)
+async def test_a_refused_registration_makes_nobody_deaf(broker: BrokerWithUsers) -> None:
+    """Who may hear of a service, and may not provide it, goes on hearing of it."""
+    await broker.admit({"app": templates(broker.scheme)["consumer"]})
+    async with Stage(broker, "app", "registry") as stage:
+        admin, consumer = await stage.registry("admin"), await stage.registry()
+        await admin.register("orders", ADDRESS)
+        watch = consumer.watch("orders")
+        assert (await anext(watch)).service.address == ADDRESS
+        with pytest.raises(TransportError, match=r"registry\.register\.orders"):
+            await consumer.register("orders", "10.0.0.6:1")
+        await eventually(lambda: consumer.stats().denied >= 2)  # its withdrawal, too
+        await admin.register("orders", "10.0.0.7:1")
+        assert (await anext(watch)).service.address == "10.0.0.7:1"
+        await admin.unregister(Service("orders", ADDRESS))
+        await admin.unregister(Service("orders", "10.0.0.7:1"))
+        await eventually(lambda: not consumer.cached("orders"))
+        with pytest.raises(ServiceNotFound):
+            await consumer.get_service("orders", timeout=0.2)
+
+
 async def test_lookups_at_once_each_get_the_refusal(broker: BrokerWithUsers) -> None:
     await broker.admit({"app": without(templates(broker.scheme)["consumer"], ".ping.")})
     async with Stage(broker, "app", "registry") as stage:
@@ -158,7 +179,7 @@ async def test_inboxes_of_ones_own(broker: BrokerWithUsers) -> None:
     )
     await broker.admit({"app": own})
     transport = NatsTransport(broker.url("app"), inbox_prefix="_INBOX_orders")
-    async with Registry(transport) as registry:
+    async with Registry(transport, lookup_timeout=5) as registry:
         await registry.register("orders", ADDRESS)
         assert isinstance(await registry.get_service("orders"), Service)
         assert registry.stats().denied == 0
