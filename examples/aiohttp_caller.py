@@ -7,32 +7,19 @@ The broker is at $AIOREGISTRY_URL, or else at nats://localhost:4222. Needs aioht
 """
 
 import argparse
-from collections.abc import AsyncIterator
-from typing import Any
 
 import aiohttp
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from aioregistry import (
-    Predicate,
-    Registry,
-    Service,
-    ServiceNotFound,
-    TransportError,
-    all_of,
-    not_critical,
-)
-
-REGISTRY = web.AppKey("registry", Registry)
-CLIENT = web.AppKey("client", aiohttp.ClientSession)
+from aioregistry import Registry
+from aioregistry.integrations.aiohttp import RegistryMiddleware
+from aioregistry.integrations.aiohttp_server import connect, get_client, run_app
 
 
-async def resources(app: web.Application) -> AsyncIterator[None]:
+def balanced(registry: Registry) -> aiohttp.ClientSession:
     timeout = aiohttp.ClientTimeout(total=5)
-    async with Registry() as registry, aiohttp.ClientSession(timeout=timeout) as client:
-        app[REGISTRY], app[CLIENT] = registry, client
-        yield
+    return aiohttp.ClientSession(middlewares=[RegistryMiddleware(registry)], timeout=timeout)
 
 
 @web.middleware
@@ -40,35 +27,20 @@ async def unavailable(request: web.Request, handler: Handler) -> web.StreamRespo
     """Nobody provides the service, or it cannot be reached: the client may try again."""
     try:
         return await handler(request)
-    except (ServiceNotFound, TransportError, aiohttp.ClientConnectionError, TimeoutError) as error:
+    except (aiohttp.ClientConnectionError, TimeoutError) as error:
         detail = {"detail": str(error) or "no answer in time"}
         return web.json_response(detail, status=503, headers={"Retry-After": "1"})
 
 
 async def hello(request: web.Request) -> web.Response:
-    registry, name = request.app[REGISTRY], request.match_info["name"]
-    service = await registry.get_service("greeter")
-    try:
-        answer = await ask(request.app[CLIENT], service, name)
-    except aiohttp.ClientConnectorError:  # it has just gone: nothing was sent, so try another one
-        other = await registry.get_service("greeter", where=other_than(service))
-        answer = await ask(request.app[CLIENT], other, name)
-    return web.json_response(answer)
-
-
-async def ask(client: aiohttp.ClientSession, service: Service, name: str) -> Any:
-    url = f"http://{service.address}/greet/{name}"
-    async with client.get(url, raise_for_status=True) as response:
-        return await response.json()
-
-
-def other_than(failed: Service) -> Predicate:
-    return all_of(not_critical, lambda service: service.key != failed.key)
+    url = f"http://greeter/greet/{request.match_info['name']}"
+    async with get_client(request).get(url, raise_for_status=True) as response:
+        return web.json_response(await response.json())
 
 
 def create_app() -> web.Application:
     app = web.Application(middlewares=[unavailable])
-    app.cleanup_ctx.append(resources)
+    app.cleanup_ctx.append(connect(client=balanced))
     app.router.add_get("/hello/{name}", hello)
     return app
 
@@ -76,7 +48,7 @@ def create_app() -> web.Application:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=8000)
-    web.run_app(create_app(), port=parser.parse_args().port)
+    run_app(create_app(), port=parser.parse_args().port)
 
 
 if __name__ == "__main__":

@@ -6,51 +6,30 @@ The broker is at $AIOREGISTRY_URL, or else at nats://localhost:4222. Needs aioht
 """
 
 import argparse
-import asyncio
-import signal
-import socket
 
 from aiohttp import web
 
-from aioregistry import Registry, advertised_address
-
-DRAIN = 1.0
-"""How long callers have to move to other instances before this one stops, in seconds."""
-
-ADDRESS = web.AppKey("address", str)
+from aioregistry.integrations.aiohttp_server import readiness, register, run_app
 
 
 async def greet(request: web.Request) -> web.Response:
+    host, port = request.get_extra_info("sockname")[:2]  # where this request came in
     name = request.match_info["name"]
-    return web.json_response({"greeting": f"Hello {name}", "from": request.app[ADDRESS]})
+    return web.json_response({"greeting": f"Hello {name}", "from": f"{host}:{port}"})
 
 
-async def serve(listener: socket.socket, address: str) -> None:
-    stop = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-
+def create_app() -> web.Application:
     app = web.Application()
-    app[ADDRESS] = address
+    app.cleanup_ctx.append(register(None, "greeter", version="1.0.0"))
     app.router.add_get("/greet/{name}", greet)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        # First it serves, then it is announced; first it withdraws, then it stops.
-        await web.SockSite(runner, listener).start()
-        async with Registry() as registry:
-            await registry.register("greeter", address, version="1.0.0")
-            await stop.wait()
-            await registry.drain(DRAIN)
-    finally:
-        await runner.cleanup()
+    app.router.add_get("/ready", readiness())
+    return app
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0, help="default: any free port")
-    listener = socket.create_server(("", parser.parse_args().port))
-    asyncio.run(serve(listener, advertised_address(listener.getsockname()[1])))
+    run_app(create_app(), port=parser.parse_args().port)
 
 
 if __name__ == "__main__":
