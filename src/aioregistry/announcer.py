@@ -181,10 +181,15 @@ class Announcer:
                 found[announced] = None
             heapq.heappop(heap)
         for announced in found:
-            announced.sent = now
+            self.sent(announced, now)
+        return list(found)
+
+    def sent(self, announced: Announced, now: float) -> None:
+        """It was or is being announced at `now`: queue it for its next heartbeat."""
+        announced.sent = now
+        if self._announced.get(announced.service.key) is announced:
             beat = LATEST - self._rng.uniform(0, JITTER)
             self._queue(announced, now + self._interval * beat)
-        return list(found)
 
     def _queue_earlier(self, announced: Announced, due: float) -> None:
         if due < announced.due:

@@ -28,6 +28,7 @@ class Ears:
 
     Attributes:
         node: the name of this registry, if it may be asked after by that name; or empty.
+        proven: whether that is known.
     """
 
     def __init__(
@@ -38,27 +39,30 @@ class Ears:
         self.node = node
         self._on_ping = on_ping
         self._alive: Subscription | None = None
-        self._proven = False
+        self.proven = False
         self._ears: dict[str, Subscription | None] = {}
 
-    async def listen_for(self, names: Collection[str]) -> None:
-        """Listen to the pings of these names, and of no others.
+    def hears(self, name: str) -> bool:
+        """Whether the pings of `name` are listened to."""
+        return name in self._ears
+
+    async def listen_for(self, names: Collection[str]) -> list[str]:
+        """Listen to the pings of these names, and of no others; return those that are new.
 
         Raises:
             TransportError: the link failed.
         """
         wanted = {*names, EVERYBODY} if names else set[str]()
-        missing = wanted - self._ears.keys()
-        if missing and not self._proven:
-            await self._prove_alive()
+        missing = sorted(wanted - self._ears.keys())
         if missing:
-            outcomes = await asyncio.gather(*map(self._listen, sorted(missing)))
+            outcomes = await asyncio.gather(*map(self._listen, missing))
             for error in filter(None, outcomes):
                 raise error
         for name in sorted(self._ears.keys() - wanted):
             ear = self._ears.pop(name)
             if ear is not None:
                 await ear.unsubscribe()
+        return [name for name in missing if name != EVERYBODY]
 
     def deny(self, error: TransportError) -> None:
         """The broker refuses the subjects of the error."""
@@ -69,8 +73,14 @@ class Ears:
             )
             self.node = ""
 
-    async def _prove_alive(self) -> None:
-        """See to it that whoever asks for our node hears that we are there."""
+    async def prove(self) -> None:
+        """See to it, once, that whoever asks for our node hears that we are there.
+
+        Raises:
+            TransportError: the link failed.
+        """
+        if self.proven:
+            return
         try:
             if self._alive is None:
                 self._alive = await self._link.subscribe(self._subjects.alive(self.node), _overhear)
@@ -78,7 +88,7 @@ class Ears:
         except TransportError as error:
             if not error.subjects:
                 raise
-        self._proven = True
+        self.proven = True
 
     async def _listen(self, name: str) -> TransportError | None:
         def on_ping(_subject: str, payload: bytes) -> None:

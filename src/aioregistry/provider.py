@@ -1,12 +1,14 @@
 """The announcing half of a registry: puts its own services on the air, and takes them off.
 
-One sender task does all the publishing, so messages of one service never overtake each
-other; a confirming task waits for the broker, so that nobody else has to.
+Whoever changes something sends it at once, and the sender task sends what is due later; one
+lock for both keeps messages of one service from overtaking each other. A confirming task
+waits for the broker, so that nobody else has to.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Iterable
@@ -94,6 +96,7 @@ class Provider:
         self._unconfirmed: list[_Withdrawal] = []
         self._deliveries = Deliveries()
         self._ears = Ears(link, self._subjects, node, self._on_ping)
+        self._sending = asyncio.Lock()
 
     # ---- what callers ask for ----------------------------------------------------------
 
@@ -155,12 +158,13 @@ class Provider:
         before = self._announcer.get(service.key)
         old = before.service if before else None
         announced = self._announcer.announce(service, self._clock())
-        self._alarm.wake()
-        if not wait or not (patient or self._link.connected):
-            return
-        delivery = self._deliveries.expect(announced, patient=patient)
+        delivery: Delivery | None = None
+        if wait and (patient or self._link.connected):
+            delivery = self._deliveries.expect(announced, patient=patient)
         try:
-            await delivery.done
+            await self._announce_at_once(announced)
+            if delivery is not None:
+                await delivery.done
         except BaseException:
             if announced.service is service:  # and nobody has changed it again meanwhile
                 self._take_back(announced, old)
@@ -177,6 +181,10 @@ class Provider:
             announced = self._withdraw(key)
             if announced is not None and self._link.connected:
                 deliveries.append(self._deliveries.expect(announced, patient=False))
+        if deliveries and not self._sending.locked():
+            async with self._sending:
+                with contextlib.suppress(TransportError):  # the sender tries again
+                    await self._send_withdrawals()
         for delivery in deliveries:
             await delivery.done
 
@@ -231,7 +239,7 @@ class Provider:
                 await asyncio.sleep(_RETRY)
 
     async def confirm_forever(self) -> None:
-        """Tell those who wait when the broker has taken what was sent."""
+        """Listen to the pings of what was announced, and tell when the broker has taken it."""
         while True:
             await self._confirm.wait()
             self._confirm.clear()
@@ -239,6 +247,7 @@ class Provider:
             batch, withdrawals = self._deliveries.take_sent(), self._unconfirmed
             self._unconfirmed = []
             try:
+                await self._listen()
                 await self._link.flush()
             except TransportError as error:
                 self._sort_out(batch, withdrawals, error)
@@ -278,9 +287,31 @@ class Provider:
             self._announcer.announce(old, self._clock())
             self._alarm.wake()
 
+    async def _announce_at_once(self, announced: Announced) -> None:
+        """Announce without the way round by the sender, unless that is at work or has to be."""
+        if self._link.connected and self._ears.proven and not self._sending.locked():
+            async with self._sending:
+                with contextlib.suppress(TransportError):  # the sender tries again
+                    await self._send_withdrawals()
+                    await self._publish_announcement(announced)
+                    self._announcer.sent(announced, self._clock())
+        self._alarm.wake_for(self._announcer.next_deadline())
+
     async def _send_due(self) -> None:
-        await self._send_withdrawals()
-        await self._ears.listen_for(self._announcer.names())
+        async with self._sending:
+            await self._send_withdrawals()
+            if len(self._announcer):
+                await self._ears.prove()
+            await self._send_announcements()
+
+    async def _listen(self) -> None:
+        """Listen to the pings of what is announced, and to no others."""
+        for name in await self._ears.listen_for(self._announcer.names()):
+            # Announced before it was listened for: who asked in between has had no answer.
+            self._announcer.answer(name, "", self._clock())
+            self._alarm.wake_for(self._announcer.next_deadline())
+
+    async def _send_announcements(self) -> None:
         batch = self._announcer.due(self._clock())
         for sent, announced in enumerate(batch):
             if self._announcer.get(announced.service.key) is not announced:
@@ -334,7 +365,9 @@ class Provider:
             if not self._deliveries.refused(announced, error):
                 _logger.error("the broker refuses %s: %s", subject, error)  # noqa: TRY400 - no trace needed
         else:
-            if self._deliveries.sent(announced, subject):
+            if self._deliveries.sent(announced, subject) or not self._ears.hears(
+                announced.service.name
+            ):
                 self._confirm.set()
 
     def _encode(self, service: Service, seq: int) -> bytes:
