@@ -7,6 +7,7 @@ import itertools
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -649,6 +650,23 @@ async def test_names_from_outside_do_not_fill_memory(
                 await caller.get_service(f"unknown-{number}", wait=False)
         assert len(caller.observed) <= 11
         assert len(caller.cached("x")) == 1
+
+
+async def test_names_that_were_collected_do_not_fill_memory(
+    make: MakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aioregistry.lookup.MAX_COMPLETE", 10)
+    async with make() as provider, make() as caller:
+        await provider.register("x", "10.0.0.5:1")
+        for number in range(25):
+            assert await caller.get_services(f"unknown-{number}", wait=False) == ()
+            assert len(inside(caller)._complete) == number % 10 + 1
+        assert len(await caller.get_services("x")) == 1
+
+
+def inside(registry: Any) -> Any:
+    """What answers lookups, for a look at what nobody else needs to see."""
+    return registry._session.lookups
 
 
 def test_services_are_values() -> None:
