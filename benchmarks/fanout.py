@@ -18,7 +18,14 @@ from benchmarks.plan import Plan
 from benchmarks.polling import until
 from benchmarks.processes import Part
 
-_EVENTS = 1_000
+_LEAST = 1_000
+_TOGETHER = 5_000
+"""How many events there are for each watcher at least, and for all of them together."""
+
+
+def events(watchers: int) -> int:
+    """How many events each of so many watchers sees."""
+    return max(_LEAST, _TOGETHER // watchers)
 
 
 class Watchers:
@@ -27,7 +34,9 @@ class Watchers:
     def __init__(self, url: str, watchers: int) -> None:
         self._url = url
         self._count = watchers
+        self._events = events(watchers)
         self._seen = 0
+        self._first = self._last = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._stuck: Watch | None = None
         self._registry: Registry | None = None
@@ -43,32 +52,41 @@ class Watchers:
         await until(lambda: registry.stats().watches >= self._count + 1, 0.0)
 
     async def _watch(self, registry: Registry) -> None:
+        everything = self._count * self._events
         async for _ in registry.watch("orders"):
             self._seen += 1
+            if self._seen == 1:
+                self._first = time.perf_counter()
+            elif self._seen == everything:
+                self._last = time.perf_counter()
 
-    async def seen(self) -> float:
-        """The CPU microseconds for each event of each watcher, when everybody has all."""
+    async def seen(self) -> list[float]:
+        """When everybody has all: CPU microseconds for each event, and events in a second."""
+        everything = self._count * self._events
         before = time.process_time()
-        await until(lambda: self._seen >= self._count * _EVENTS)
-        return (time.process_time() - before) / (self._count * _EVENTS) * 1e6
+        await until(lambda: self._seen >= everything)
+        cpu = time.process_time() - before
+        return [cpu / everything * 1e6, everything / (self._last - self._first)]
 
-    async def floor(self) -> float:
+    async def floor(self) -> list[float]:
         """The same through queues."""
+        everything = self._count * self._events
         queues = [asyncio.Queue[object]() for _ in range(self._count)]
 
         async def take(queue: asyncio.Queue[object]) -> None:
-            for _ in range(_EVENTS):
+            for _ in range(self._events):
                 await queue.get()
 
-        before = time.process_time()
+        before, started = time.process_time(), time.perf_counter()
         tasks = [asyncio.create_task(take(queue)) for queue in queues]
-        for number in range(_EVENTS):
+        for number in range(self._events):
             for queue in queues:
                 queue.put_nowait(number)
             if number % 10 == 9:  # a read of the socket brings a few messages
                 await asyncio.sleep(0)
         await asyncio.gather(*tasks)
-        return (time.process_time() - before) / (self._count * _EVENTS) * 1e6
+        cpu, wall = time.process_time() - before, time.perf_counter() - started
+        return [cpu / everything * 1e6, everything / wall]
 
     async def shut(self) -> None:
         if self._registry is not None:
@@ -80,12 +98,12 @@ class Watchers:
 
 
 def fan_out(plan: Plan) -> Iterator[Figure]:
-    """CPU for each event of each watcher, the taking in of the message included."""
+    """For each event of each watcher, the taking in of the message included."""
     url = plan.brokers["nats"]
-    for watchers in (1, 100) if plan.quick else (1, 10, 100):
-        rounds: list[tuple[float, float]] = []
+    for watchers in (1, 10, 100):
+        rounds: list[tuple[list[float], list[float]]] = []
         with contextlib.ExitStack() as stack:
-            fleet = stack.enter_context(Part(Fleet, url=url, count=_EVENTS, names=1))
+            fleet = stack.enter_context(Part(Fleet, url=url, count=events(watchers), names=1))
             part = stack.enter_context(Part(Watchers, url=url, watchers=watchers))
             for _ in range(plan.rounds):
                 part.call("open")
@@ -94,11 +112,12 @@ def fan_out(plan: Plan) -> Iterator[Figure]:
                 ours = part.result()
                 rounds.append((ours, part.call("floor")))
                 part.call("shut")
-        mine, bare = zip(*rounds, strict=True)
-        yield Figure(
-            f"watch fan-out, {watchers} and one stuck",
-            "µs/event",
-            mine,
-            bare,
-            "asyncio queues",
-        )
+        title = f"watch fan-out, {watchers} and one stuck"
+        for column, (what, unit) in enumerate((("CPU", "µs/event"), ("rate", "events/s"))):
+            yield Figure(
+                f"{title}: {what}",
+                unit,
+                [ours[column] for ours, _ in rounds],
+                [bare[column] for _, bare in rounds],
+                "asyncio queues",
+            )

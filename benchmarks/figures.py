@@ -6,7 +6,7 @@ import dataclasses
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Figure:
         floor: the same for the least that anybody could do, of the same rounds.
         floor_name: what that is.
         budget: what the project has promised.
+        shape: the ratio that not even noise explains: something grows as it must not.
     """
 
     name: str
@@ -47,6 +48,12 @@ class Figure:
     floor: Sequence[float] = ()
     floor_name: str = ""
     budget: Budget | None = None
+    shape: float | None = None
+
+    @property
+    def misshapen(self) -> bool:
+        """Whether the least cost of all rounds is out of all proportion to that of the floor."""
+        return self.shape is not None and min(self.ours) > self.shape * min(self.floor)
 
     @property
     def ratio(self) -> float | None:
@@ -67,6 +74,14 @@ class Figure:
         if value is None:
             return None
         return value >= self.budget.limit if self.budget.at_least else value <= self.budget.limit
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Self:
+        """A figure as `to_json` wrote it."""
+        given = {field.name: plain[field.name] for field in dataclasses.fields(cls)}
+        if given["budget"] is not None:
+            given["budget"] = Budget(**given["budget"])
+        return cls(**given)
 
     def to_json(self) -> dict[str, Any]:
         plain = dataclasses.asdict(self)
@@ -92,19 +107,21 @@ def _with_spread(values: Sequence[float]) -> str:
     return f"{middle} ({number(min(values))}..{number(max(values))})"
 
 
-HEADINGS = ("figure", "unit", "aioregistry", "floor", "ratio", "budget", "")
+HEADINGS = ("figure", "unit", "aioregistry", "floor, or peer", "ratio", "budget", "")
 
 
 def row(figure: Figure) -> tuple[str, ...]:
     """A figure as the cells of the table."""
     met = {None: "", True: "met", False: "MISSED"}[figure.met]
+    if figure.misshapen:
+        met = "OUT OF SHAPE"
     return (
         figure.name,
         figure.unit,
         _with_spread(figure.ours),
         f"{_with_spread(figure.floor)} {figure.floor_name}" if figure.floor else figure.floor_name,
         _with_spread(figure.ratios) if figure.ratios else "",
-        str(figure.budget or ""),
+        str(figure.budget or ("" if figure.shape is None else f"< {number(figure.shape)} x")),
         met,
     )
 

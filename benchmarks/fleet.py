@@ -6,8 +6,10 @@ the receiver, and not the sender, that is measured.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
+from collections.abc import Generator
 from urllib.parse import urlsplit
 
 from aioregistry import Service
@@ -76,19 +78,27 @@ class Fleet:
     async def announce(self, prefix: str, first: int = 0, last: int | None = None) -> int:
         """Send one announcement of each instance of a range; return how many bytes."""
         everything = b"".join(self._commands[prefix][first:last])
+        with self.connected() as connection:
+            connection.sendall(everything)
+        return len(everything)
+
+    @contextlib.contextmanager
+    def connected(self) -> Generator[socket.socket]:
+        """A connection for commands; the broker has taken them all when the block is left."""
         with socket.create_connection(self._address, timeout=_PATIENCE) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._nats:
                 _until(connection, b"\r\n")
                 connection.sendall(b'CONNECT {"verbose":false}\r\nPING\r\n')
                 _until(connection, b"PONG\r\n")
-                connection.sendall(everything + b"PING\r\n")
+                yield connection
+                connection.sendall(b"PING\r\n")
                 _until(connection, b"PONG\r\n")
             else:
                 connection.sendall(b"CLIENT REPLY OFF\r\n")
-                connection.sendall(everything + b"CLIENT REPLY ON\r\n")
+                yield connection
+                connection.sendall(b"CLIENT REPLY ON\r\n")
                 _until(connection, b"+OK\r\n")
-        return len(everything)
 
 
 def _nats_command(subject: str, payload: bytes) -> bytes:

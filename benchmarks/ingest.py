@@ -20,6 +20,7 @@ from benchmarks.fleet import Fleet
 from benchmarks.plan import Plan
 from benchmarks.polling import until
 from benchmarks.processes import Part
+from benchmarks.shape import LIMIT
 
 _POLL = 0.01
 
@@ -211,7 +212,8 @@ def growth(plan: Plan) -> Iterator[Figure]:
                     f"nats: CPU for {size:,} {spread}, beside {size // 10:,}",
                     "s",
                     cpu,
-                    [sum(smaller) / len(smaller)] * len(cpu),
-                    "for a tenth of them",
+                    [min(smaller)] * len(cpu),
+                    "a tenth of them, at best",
+                    shape=LIMIT,
                 )
             smaller = cpu

@@ -20,6 +20,7 @@ from benchmarks.ingest import Bare, Observer
 from benchmarks.plan import Plan
 from benchmarks.polling import until
 from benchmarks.processes import Part
+from benchmarks.shape import LIMIT
 
 
 class Provider:
@@ -28,12 +29,18 @@ class Provider:
     def __init__(self, url: str) -> None:
         self._url = url
         self._registry: Registry | None = None
+        self._cpu = 0.0
+
+    async def spent(self) -> float:
+        """The CPU seconds since they began to be registered."""
+        return time.process_time() - self._cpu
 
     async def register(self, count: int) -> float:
         """Register them all together; when that began, on the clock of all processes."""
         self._registry = registry = Registry(self._url, prefix="ours", ttl=TTL)
         await registry.start()
         every = [instance(number, 1) for number in range(count)]
+        self._cpu = time.process_time()
         started = time.monotonic()
         await asyncio.gather(*map(registry.register, every))
         return started
@@ -52,10 +59,16 @@ class BareProvider:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._cpu = 0.0
+
+    async def spent(self) -> float:
+        """The CPU seconds since they began to be published."""
+        return time.process_time() - self._cpu
 
     async def register(self, count: int) -> float:
         """Publish them all; when that began, on the clock of all processes."""
         messages = announcements("floor", count, 1)
+        self._cpu = time.process_time()
         if self._url.startswith("nats"):
             client: Any = await nats_client(self._url)
             started = time.monotonic()
@@ -101,6 +114,7 @@ class BareKnower(Bare):
 def registering(plan: Plan) -> Iterator[Figure]:
     """From the first call of `register` to a catalogue that has them all."""
     for kind, url in plan.brokers.items():
+        smaller: list[float] = []
         for count in (1_000, 10_000):
             with contextlib.ExitStack() as stack:
                 options = {"url": url, "pattern": "orders"}
@@ -121,17 +135,30 @@ def registering(plan: Plan) -> Iterator[Figure]:
             yield Figure(
                 f"{kind}: {count:,} registered until another process knows all",
                 "s",
-                ours,
-                bare,
+                [wall for wall, _ in ours],
+                [wall for wall, _ in bare],
                 "bare publish to callback",
                 Budget(1.0, "figure") if count == 10_000 else None,
             )
+            cpu = [spent for _, spent in ours]
+            if smaller:
+                yield Figure(
+                    f"{kind}: CPU of who registers {count:,}, beside {count // 10:,}",
+                    "s",
+                    cpu,
+                    [min(smaller)] * len(cpu),
+                    "a tenth of them, at best",
+                    shape=LIMIT,
+                )
+            smaller = cpu
 
 
-def _once(provider: Part, knower: Part, count: int) -> float:
+def _once(provider: Part, knower: Part, count: int) -> tuple[float, float]:
+    """The seconds until all are known, and the CPU seconds of the one who registers."""
     provider.begin("register", count=count)
     known: float = knower.call("know", instances=count)
     started: float = provider.result()
+    spent: float = provider.call("spent")
     provider.call("withdraw")
     knower.call("know", instances=0)
-    return known - started
+    return known - started, spent

@@ -1,18 +1,24 @@
-"""How long it takes until a process can begin: imports, and the way to the broker."""
+"""How long it takes until a process can begin, and how much there is to install."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
+import aioregistry
 from aioregistry import Registry
 from benchmarks.bare import nats_client, redis_client
 from benchmarks.figures import Figure
 from benchmarks.plan import Plan
 from benchmarks.processes import Part
+
+_NEEDED = ("anyio", "hiredis", "idna", "msgspec", "nats-py", "redis", "typing_extensions")
+"""What pip installs with the package, and with that."""
 
 _TIMED_IMPORT = """
 import asyncio, time
@@ -68,6 +74,26 @@ def start_up(plan: Plan) -> Iterator[Figure]:
             pairs = [(part.call("enter"), part.call("bare")) for _ in range(3 * plan.rounds)]
         ours, bare = zip(*pairs, strict=True)
         yield Figure(f"{kind}: async with to ready", "ms", ours, bare, "bare client to answer")
+
+
+def installed_size(_plan: Plan) -> Iterator[Figure]:
+    """Kilobytes on disk, without byte code: the package, and all that comes with it."""
+    ours = _kilobytes(Path(aioregistry.__file__).parent.rglob("*"))
+    needed = [_kilobytes(_files_of(name)) for name in _NEEDED]
+    driver = needed[_NEEDED.index("nats-py")]
+    yield Figure("installed package", "kB", [ours], [driver], "nats-py")
+    title = f"installed package with the {len(needed)} others that it needs"
+    yield Figure(title, "kB", [ours + sum(needed)], [driver], "nats-py, which needs none")
+
+
+def _kilobytes(files: Iterable[Path]) -> float:
+    sources = (file for file in files if file.suffix != ".pyc" and file.is_file())
+    return sum(file.stat().st_size for file in sources) / 1000
+
+
+def _files_of(distribution: str) -> list[Path]:
+    files = importlib.metadata.distribution(distribution).files or []
+    return [Path(str(file.locate())) for file in files]
 
 
 def _import(what: str) -> float:

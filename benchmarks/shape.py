@@ -1,0 +1,123 @@
+"""How the CPU grows with the number of instances, without a broker and within one process.
+
+What is counted in `tests/unit/test_shape.py` (calls, lines, allocations) does not see a scan
+that is a single call of something written in C. It shows here: ten times as many must cost
+about ten times as much. It is the only thing that a run of the benchmarks fails on, and the
+limit leaves room for every noise: a cost that grows with the square meets a hundred.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+import time
+from collections.abc import Callable, Iterator
+
+from aioregistry import Registry
+from aioregistry.announcer import Announcer
+from aioregistry.catalogue import Catalogue
+from aioregistry.wire import Announcement, decode
+from benchmarks.figures import Figure
+from benchmarks.fleet import TTL, announcements, instance
+from benchmarks.plan import Plan
+from benchmarks.polling import until
+
+LIMIT = 30.0
+"""What ten times as many may cost, as a multiple."""
+
+_FEW, _MANY = 1_000, 10_000
+
+
+@functools.cache
+def _messages(size: int, names: int) -> list[Announcement]:
+    return [decode(payload) for _, payload in announcements("ours", size, names)]
+
+
+def _learn(size: int, names: int) -> float:
+    messages = _messages(size, names)
+    catalogue = Catalogue()
+    started = time.process_time()
+    for message in messages:
+        catalogue.announce(message, 0.0)
+        catalogue.next_deadline()
+    return time.process_time() - started
+
+
+def _hear(size: int, names: int) -> float:
+    messages = _messages(size, names)
+    catalogue = Catalogue()
+    for message in messages:
+        catalogue.announce(message, 0.0)
+    started = time.process_time()
+    for now in range(1, 6):
+        for message in messages:
+            catalogue.announce(message, float(now))
+    return time.process_time() - started
+
+
+def _withdraw(size: int, names: int) -> float:
+    messages = _messages(size, names)
+    catalogue = Catalogue()
+    for message in messages:
+        catalogue.announce(message, 0.0)
+    started = time.process_time()
+    for message in messages:
+        catalogue.withdraw(message, 1.0)
+    return time.process_time() - started
+
+
+def _beat(size: int, names: int) -> float:
+    announcer = Announcer(3.0, random.Random(1))
+    services = [instance(number, names) for number in range(size)]
+    started = time.process_time()
+    for service in services:
+        announcer.announce(service, 0.0)
+    while (due := announcer.next_deadline()) is not None and due <= 3.0:
+        announcer.due(due)
+    return time.process_time() - started
+
+
+def _register_and_see(size: int, names: int) -> float:
+    async def work() -> float:
+        async with (
+            Registry("memory://growth", ttl=TTL) as ours,
+            Registry("memory://growth", ttl=TTL) as theirs,
+        ):
+            services = [instance(number, names) for number in range(size)]
+            async with theirs.watch(">"):
+                started = time.process_time()
+                await asyncio.gather(*map(ours.register, services))
+                await until(lambda: theirs.stats().instances == size, 0.0)
+                return time.process_time() - started
+
+    return asyncio.run(work())
+
+
+WORK: dict[str, Callable[[int, int], float]] = {
+    "learned": _learn,
+    "heard again, five times": _hear,
+    "withdrawn": _withdraw,
+    "announced twice": _beat,
+    "registered, and seen by a watcher who is stuck": _register_and_see,
+}
+
+
+def shape(plan: Plan) -> Iterator[Figure]:
+    """Ten thousand beside one thousand."""
+    for what, work in WORK.items():
+        for spread in ("one name", "many names"):
+
+            def cost(size: int, work: Callable[[int, int], float] = work) -> float:
+                return work(size, 1 if spread == "one name" else size // 10)  # noqa: B023
+
+            pairs = [(cost(_MANY), cost(_FEW)) for _ in range(2 if plan.quick else plan.rounds)]
+            many, few = zip(*pairs, strict=True)
+            yield Figure(
+                f"growth: {_MANY:,} of {spread} {what}",
+                "ms",
+                [each * 1e3 for each in many],
+                [each * 1e3 for each in few],
+                "a tenth of them",
+                shape=LIMIT,
+            )
