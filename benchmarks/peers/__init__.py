@@ -115,7 +115,10 @@ def _compare(peer: Peer, url: str, plan: Plan) -> Iterator[Figure]:
         def pairs(stack: contextlib.ExitStack) -> tuple[_Pair, _Pair]:
             return _Pair(stack, ours, plan.brokers["nats"]), _Pair(stack, module, url)
 
-        yield from question(peer, pairs, rounds)
+        try:
+            yield from question(peer, pairs, rounds)
+        except RuntimeError as error:  # a process of it ended, and has said why
+            print(f"peers: {peer.title} gave up: {error}", flush=True)
 
 
 _Pairs = Callable[[contextlib.ExitStack], tuple[_Pair, _Pair]]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,14 +15,28 @@ from benchmarks.peers import side
 _aetcd: Any = importlib.import_module("aetcd")
 
 _TTL = 10
-_IN_FLIGHT = 1_000
-"""Of several thousand requests at a time etcd says that they are too many."""
+_ATTEMPTS = 5
+_IN_FLIGHT = 200
+"""Of several thousand requests at a time etcd says that they are too many, or it times out."""
 
 _VALUE = json.dumps({"version": side.VERSION, **side.METADATA}).encode()
 
 
 def _key(name: str, number: int) -> bytes:
     return f"/services/{name}/{number}".encode()
+
+
+async def _patiently(request: Callable[[], Awaitable[object]]) -> None:
+    """Try a request again that etcd did not get done in its own time."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            await request()
+        except _aetcd.ClientError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+            await asyncio.sleep(1.0)
+        else:
+            return
 
 
 def _client(url: str) -> Any:
@@ -46,11 +61,12 @@ class Provider(side.Provider):
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(_TTL / 3)
-            await self._lease.refresh()
+            await _patiently(self._lease.refresh)
 
     async def register(self, name: str, number: int) -> None:
         async with self._in_flight:
-            await self._client.put(_key(name, number), _VALUE, lease=self._lease)
+            key = _key(name, number)
+            await _patiently(lambda: self._client.put(key, _VALUE, lease=self._lease))
 
     async def unregister(self, name: str, number: int) -> None:
         async with self._in_flight:

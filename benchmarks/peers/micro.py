@@ -51,11 +51,12 @@ class Knower(side.Knower):
 
     async def know(self, count: int) -> float:
         """Ask until so many answer."""
-        while True:
-            self.known = await self._ask(_QUIET, count)
-            now = time.monotonic()
-            if len(self.known) == count:
-                return now
+        async with asyncio.timeout(side.PATIENCE):
+            while True:
+                self.known = await self._ask(_QUIET, count)
+                now = time.monotonic()
+                if len(self.known) == count:
+                    return now
 
     async def gone(self, count: int) -> dict[str, float]:
         """Ask every now and then until so many of those known answer no longer."""

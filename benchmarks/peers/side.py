@@ -20,6 +20,9 @@ VERSION = "1.4.2"
 METADATA = {"zone": "eu-west-1", "tier": "gold", "build": "2024-11-05T10:00"}
 
 _STRAGGLERS = 5.0
+PATIENCE = 120.0
+"""After so many seconds a question counts as not answered."""
+
 _BATCHES = 9
 _BATCH_SECONDS = 0.003
 _MAX_BATCH = 2_000
@@ -135,12 +138,14 @@ class Knower(ABC):
 
     async def know(self, count: int) -> float:
         """Wait until so many are known; when that was, in seconds."""
-        await until(lambda: len(self.known) == count)
+        async with asyncio.timeout(PATIENCE):
+            await until(lambda: len(self.known) == count)
         return time.monotonic()
 
     async def gone(self, count: int) -> dict[str, float]:
         """Wait until so many are gone; when that was, in seconds."""
-        await until(lambda: len(self.gone_at) >= count, 0.01)
+        async with asyncio.timeout(PATIENCE):
+            await until(lambda: len(self.gone_at) >= count, 0.01)
         return self.gone_at
 
     async def cold(self, names: list[str], pause: float) -> list[float]:
