@@ -33,6 +33,11 @@ $(VENV)/.check: $(VENV)/.test
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group check
 	@touch $@
 
+$(VENV)/.bench: $(VENV)/.test
+	@echo "setting up $(VENV) with what the benchmarks compare with (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
+	@touch $@
+
 demo: $(VENV)/.demo ## watch real services find each other over a real NATS server
 	@$(BIN)/python examples/demo.py
 
@@ -64,10 +69,10 @@ fuzz: $(VENV)/.test ## fuzz what comes over the wire, for FUZZ_SECONDS=300
 	@cd .fuzz && $(abspath $(BIN))/python ../tests/fuzz/fuzz_wire.py -max_total_time=$(FUZZ_SECONDS) \
 		-dict=../tests/fuzz/wire.dict -max_len=20000 -timeout=10 -print_final_stats=1 corpus
 
-bench: $(VENV)/.test ## the benchmarks, as ratios against a floor of the same run
+bench: $(VENV)/.bench ## the benchmarks, as ratios against a floor of the same run (half an hour)
 	@$(BIN)/python -m benchmarks
 
-bench-quick: $(VENV)/.test ## the same in about a minute: smaller, fewer rounds
+bench-quick: $(VENV)/.test ## the same in a minute or two: smaller, fewer rounds, without peers; fails on shape only
 	@$(BIN)/python -m benchmarks --quick
 
 clean: ## remove the environment and every cache

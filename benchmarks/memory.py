@@ -95,7 +95,7 @@ class Keeper:
 
 def memory(plan: Plan) -> Iterator[Figure]:
     """Bytes for each instance, and CPU when all is quiet."""
-    size = 20_000 if plan.quick else 100_000
+    size = 10_000 if plan.quick else 100_000
     quiet_for = 2.0 if plan.quick else 20.0
     for kind, alike in (("nats", True), ("redis", True), ("nats", False)):
         filled: list[list[float]] = []

@@ -103,8 +103,6 @@ class BareKnower(Bare):
 
     async def know(self, instances: int) -> float:
         """Wait for so many messages; when that was, on the clock of all processes."""
-        if instances == 0:
-            return 0.0
         target = self._before[0] + instances
         await until(lambda: self.count() >= target)
         await self.expect()
@@ -160,5 +158,5 @@ def _once(provider: Part, knower: Part, count: int) -> tuple[float, float]:
     started: float = provider.result()
     spent: float = provider.call("spent")
     provider.call("withdraw")
-    knower.call("know", instances=0)
+    knower.call("forget")  # on a busy machine not everything is withdrawn before it closes
     return known - started, spent
