@@ -39,7 +39,7 @@ def instance(number: int, names: int, *, alike: bool = True) -> Service:
             "tier": "gold" if number % 5 else "silver",
             "build": "2024-11-05T10:00" if alike else f"build-{number:06d}",
         },
-        id=f"{number:016x}",
+        id=f"{number:015x}",
     )
 
 
@@ -57,7 +57,7 @@ def announcements(
     for number in range(count):
         service = instance(number, names, alike=alike)
         payload = encode_announcement(
-            service, ttl=TTL, registered=now, seq=1, node=f"{number + 2**40:016x}"
+            service, ttl=TTL, registered=now, seq=1, node=f"{number + 2**40:015x}"
         )
         found.append((f"{prefix}.register.{service.name}", payload))
     return found

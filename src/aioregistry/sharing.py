@@ -27,6 +27,10 @@ class Pool(Generic[_T]):
     def __len__(self) -> int:
         return len(self._known)
 
+    def get(self, value: _T) -> _T | None:
+        """The first of the values that are equal to this one; None if it would be this one."""
+        return self._known.get(value)
+
     def shared(self, value: _T) -> _T:
         """The first of the values that are equal to this one."""
         if len(self._known) >= self._room:

@@ -14,13 +14,14 @@ from nats.aio.subscription import Subscription
 from nats.errors import ProtocolError
 
 from aioregistry.transports._nats_driver import CarefulClient
+from aioregistry.transports._nats_parser import Receiver
 
 OURS, THEIRS, ENDED = 1, 22, 333
 
 Seen = list[tuple[bytes, bytes | None]]
 
 
-class Recorder:
+class Recorder(Receiver):
     """A receiver; a refusal is a message with no payload at all."""
 
     def __init__(self) -> None:

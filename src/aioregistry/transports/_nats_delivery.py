@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from aioregistry.subjects import is_pattern, matches
+from aioregistry.transports._nats_parser import Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -56,11 +57,10 @@ class Interest:
             _logger.exception("the handler of %r raised", self)
 
 
-class Delivery:
+class Delivery(Receiver):
     """What one subscription of the driver hands to one interest.
 
-    It is a `Receiver` of the `BatchParser`; on a client that has none, that is, a borrowed one,
-    the driver calls `take`.
+    On a client without a `BatchParser`, that is, a borrowed one, the driver calls `take`.
 
     Args:
         interest: whom to hand it to.

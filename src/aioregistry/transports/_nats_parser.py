@@ -12,7 +12,7 @@ the driver's reader end without a word.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final
 
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
@@ -34,17 +34,18 @@ _LARGEST_MESSAGE: Final = 2**26 + 2**20
 _SIDS: Final = 10_000
 
 
-@runtime_checkable
-class Receiver(Protocol):
+class Receiver:
     """Who takes the messages of one subscription; it must not raise."""
+
+    __slots__ = ()
 
     def take_raw(self, subject: bytes, payload: bytes) -> None:
         """Take a message as it came."""
-        ...
+        raise NotImplementedError
 
     def take_refusal(self, subject: bytes) -> None:
         """Take the news that nobody subscribes to what was sent with this reply subject."""
-        ...
+        raise NotImplementedError
 
 
 class BatchParser(Parser):
