@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
@@ -12,10 +13,13 @@ from aioregistry.testing.brokers import Broker, nats_server, redis_server
 
 
 def pytest_configure() -> None:
-    """Let programs that tests start hear SIGINT.
+    """Let programs that tests start hear SIGINT, and properties take their time.
 
     What a shell script runs in the background ignores it, and so does all that it starts.
+    How long an example takes tells more of the machine than of the code.
     """
+    hypothesis.settings.register_profile("untimed", deadline=None)
+    hypothesis.settings.load_profile("untimed")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

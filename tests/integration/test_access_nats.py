@@ -15,7 +15,7 @@ import pytest
 from blockbuster import BlockBuster
 from tests.credentials import Certificates, Key, Operator, creds_file
 from tests.templates import example
-from tests.tools import eventually, no_new_tasks
+from tests.tools import eventually, in_time, no_new_tasks
 
 from aioregistry import Registry, TransportError
 from aioregistry.testing.brokers import Broker, nats_server
@@ -80,7 +80,7 @@ async def check_refused(
     make: Callable[[], NatsTransport | str], text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whether one waits for the broker or not, one hears at once, and for good."""
-    async with asyncio.timeout(10):
+    async with in_time(10):
         with pytest.raises(TransportError, match=text) as failure:
             await Registry(make(), connect_timeout=60).start()
         assert failure.value.permanent

@@ -14,7 +14,7 @@ import redis.asyncio
 from tests.credentials import Certificates
 from tests.templates import example
 from tests.tls_front import tls_front
-from tests.tools import eventually, no_new_tasks
+from tests.tools import eventually, in_time, no_new_tasks
 
 from aioregistry import Registry, TransportError
 from aioregistry.testing.brokers import Broker, redis_server
@@ -79,7 +79,7 @@ async def check_refused(
     make: Callable[[], RedisTransport | str], text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whether one waits for the broker or not, one hears at once, and for good."""
-    async with asyncio.timeout(10):
+    async with in_time(10):
         with pytest.raises(TransportError, match=text) as failure:
             await Registry(make(), connect_timeout=60).start()
         assert failure.value.permanent
