@@ -81,7 +81,7 @@ class Deliveries:
     def deny(self, error: TransportError) -> None:
         """The broker has refused what was sent to the subjects of the error."""
         for delivery in (*self._confirming, *self._unconfirmed):
-            if delivery.subject in error.subjects:
+            if delivery.subject in error.messages:
                 delivery.fail(error)
 
     def unsure(self, batch: list[Delivery]) -> None:

@@ -66,7 +66,7 @@ class Ears:
 
     def deny(self, error: TransportError) -> None:
         """The broker refuses the subjects of the error."""
-        if self.node and self._subjects.alive(self.node) in error.subjects:
+        if self.node and self._subjects.alive(self.node) in error.subscriptions:
             # With that name in its announcements it would be taken for dead.
             _logger.warning(
                 "a crash of this process will be seen no earlier than its ttl: %s", error

@@ -32,20 +32,34 @@ class TransportError(RegistryError):
     Attributes:
         permanent: True when trying again cannot help before somebody changes the
             configuration (wrong credentials, an untrusted certificate).
-        subjects: the subjects whose messages were refused while the link as such is sound;
-            empty when the trouble is the link's.
+        subjects: the subjects of what was refused while the link as such is sound; empty when
+            the trouble is the link's.
+        messages: those of them whose messages were refused.
+        subscriptions: those of them that may not be subscribed to.
     """
 
     def __init__(
-        self, message: str, *, permanent: bool = False, subjects: frozenset[str] = frozenset()
+        self,
+        message: str,
+        *,
+        permanent: bool = False,
+        subjects: frozenset[str] = frozenset(),
+        subscriptions: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__(message)
         self.permanent = permanent
-        self.subjects = subjects
+        self.subjects = subjects | subscriptions
+        self.messages = subjects
+        self.subscriptions = subscriptions
 
     def again(self) -> Self:
         """The same error once more: of several who wait for one thing, each raises its own."""
-        return type(self)(str(self), permanent=self.permanent, subjects=self.subjects)
+        return type(self)(
+            str(self),
+            permanent=self.permanent,
+            subjects=self.messages,
+            subscriptions=self.subscriptions,
+        )
 
 
 class RegistryClosed(RegistryError):

@@ -128,7 +128,7 @@ class Link:
         try:
             return await self.transport.subscribe(pattern, handler)
         except TransportError as error:
-            self._deny(error)
+            self._deny(TransportError(str(error), subscriptions=error.subjects))
             raise
 
     async def unheard(self, subjects: Collection[str]) -> frozenset[str]:

@@ -210,14 +210,14 @@ class Observer:
     def deny(self, error: TransportError) -> None:
         """The broker refuses the subjects of the error: tell those who wait for them."""
         self.vigil.deny(error)
-        refused = [name for name in self._observed if self._subjects_of(name) & error.subjects]
+        refused = [name for name in self._observed if self._subjects_of(name) & error.subscriptions]
         for pattern in refused:
             self._observed[pattern].refusal = error
         for watch in list(self._watches):
             if any(self._is_deaf(pattern) for pattern in watch.observed):
                 watch.end(error)
         for name, inquiry in self.inquiries.items():
-            if self._subjects.ping(name) in error.subjects or self._is_deaf(name):
+            if self._subjects.ping(name) in error.messages or self._is_deaf(name):
                 inquiry.refusal = error
                 inquiry.wake()
 

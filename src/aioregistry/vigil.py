@@ -98,7 +98,7 @@ class Vigil:
 
     def deny(self, error: TransportError) -> None:
         """The broker refuses the subjects of the error."""
-        if not self._asked.isdisjoint(error.subjects):
+        if not self._asked.isdisjoint(error.messages):
             self._refuse(error)
 
     async def run_forever(self) -> None:

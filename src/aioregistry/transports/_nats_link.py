@@ -111,7 +111,7 @@ class Link:
         self._asked: dict[str, Callable[[], None]] = {}
         self._sent: list[str] = []
         self._sent_before: list[str] = []
-        self._denied: dict[str, str] = {}
+        self._denied: dict[tuple[str, str], str] = {}
         self._last_error: Exception | None = None
         self._log = LogLimiter(_logger)
         self._audited = 0.0
@@ -405,7 +405,7 @@ class Link:
         if not answered:
             _fail(callers, f"{self.server} did not answer within {self._patience:g} s")
         elif self._denied and callers:
-            _fail(callers, "; ".join(self._denied.values()), frozenset(self._denied))
+            _fail(callers, "; ".join(self._denied.values()), self._denied)
             self._denied.clear()
         for caller in callers:
             if not caller.done():
@@ -492,7 +492,7 @@ class Link:
             self.lose(f"{text}; it needs both for '{self._inbox_prefix}>'", permanent=True)
             return
         if len(self._denied) < _DENIALS:
-            self._denied[subject] = text
+            self._denied[verb, subject] = text
         self._log.warning(text, time.monotonic(), "%s: %s", self.server, text)
 
     def _spelling(self, lowered: str) -> str | None:
@@ -527,8 +527,15 @@ async def _forget(_interest: Interest) -> None:
 
 
 def _fail(
-    callers: Iterable[asyncio.Future[None]], reason: str, subjects: frozenset[str] = frozenset()
+    callers: Iterable[asyncio.Future[None]],
+    reason: str,
+    denied: Collection[tuple[str, str]] = (),
 ) -> None:
+    error = TransportError(
+        reason,
+        subjects=frozenset(subject for verb, subject in denied if verb == "publish"),
+        subscriptions=frozenset(subject for verb, subject in denied if verb == "subscribe"),
+    )
     for caller in callers:
         if not caller.done():
-            caller.set_exception(TransportError(reason, subjects=subjects))
+            caller.set_exception(error.again())
