@@ -26,7 +26,7 @@ from tests.tools import eventually, no_new_tasks
 @pytest.fixture
 async def registry() -> AsyncIterator[Registry]:
     """Of the provider and the caller in one."""
-    async with Registry(MemoryTransport(MemoryBroker()), lookup_timeout=0.05) as registry:
+    async with Registry(MemoryTransport(MemoryBroker()), lookup_timeout=0.5) as registry:
         yield registry
 
 

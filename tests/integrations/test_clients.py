@@ -53,7 +53,7 @@ async def world(broker: MemoryBroker) -> AsyncIterator[Registry]:
 @pytest.fixture
 async def registry(broker: MemoryBroker) -> AsyncIterator[Registry]:
     """The caller's."""
-    async with Registry(MemoryTransport(broker), lookup_timeout=0.05) as registry:
+    async with Registry(MemoryTransport(broker), lookup_timeout=0.5) as registry:
         yield registry
 
 
@@ -478,7 +478,7 @@ async def test_the_registrys_own_least_pending_is_told_too(
     instance = Instance("x", never)
     async with (
         running(instance),
-        Registry(MemoryTransport(broker), lookup_timeout=0.05, balancer=balancer) as registry,
+        Registry(MemoryTransport(broker), lookup_timeout=0.5, balancer=balancer) as registry,
         kind.connect(registry) as client,
     ):
         await only(world, registry, instance)

@@ -42,7 +42,7 @@ def transport(library: ModuleType) -> Any:
 @pytest.fixture
 async def registry() -> AsyncIterator[Registry]:
     """Of the provider and the caller in one."""
-    async with Registry(MemoryTransport(MemoryBroker()), lookup_timeout=0.05) as registry:
+    async with Registry(MemoryTransport(MemoryBroker()), lookup_timeout=0.5) as registry:
         yield registry
 
 

@@ -174,15 +174,15 @@ def shout(broker: Broker, subject: str, payloads: list[bytes]) -> None:
     if broker.url.startswith("nats"):
         form = b"PUB %b %d\r\n%b\r\n"
         frames = [form % (subject.encode(), len(each), each) for each in payloads]
-        greeting, goodbye = b"CONNECT {}\r\n", b"PING\r\n"
+        greeting, goodbye, last = b'CONNECT {"verbose":false}\r\n', b"PING\r\n", b"PONG\r\n"
     else:
         form = b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
         frames = [form % (len(subject), subject.encode(), len(each), each) for each in payloads]
-        greeting, goodbye = b"CLIENT REPLY OFF\r\n", b"CLIENT REPLY ON\r\n"
+        greeting, goodbye, last = b"CLIENT REPLY OFF\r\n", b"CLIENT REPLY ON\r\n", b"+OK\r\n"
     with socket.create_connection(("127.0.0.1", broker.port), timeout=10) as connection:
         connection.sendall(b"".join((greeting, *frames, goodbye)))
         answers = b""
-        while not answers.endswith((b"PONG\r\n", b"+OK\r\n")):
+        while not answers.endswith(last):  # hanging up earlier would take back what is unread
             answers += connection.recv(65536)
 
 
