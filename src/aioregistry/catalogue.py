@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple
 
 import msgspec
@@ -73,12 +74,19 @@ class Selection:
 
     The object stays while its content changes, so a balancer can take it for the `scope` of
     what it remembers.
+
+    Attributes:
+        services: all of them.
+        trusted: those to choose from: without the ones whose nodes are in doubt, as long as
+            half of them remain (Envoy's panic threshold): with fewer than that, the doubt is
+            more likely to be wrong than they are gone, or the rest would be overrun.
     """
 
-    __slots__ = ("__weakref__", "services", "stale", "used")
+    __slots__ = ("__weakref__", "services", "stale", "trusted", "used")
 
     def __init__(self) -> None:
         self.services: tuple[Service, ...] = ()
+        self.trusted: tuple[Service, ...] = ()
         self.stale = True
         self.used = False
 
@@ -159,6 +167,7 @@ class Catalogue:
         self._max_instances = max_instances
         self._views: dict[str, _View] = {}
         self._nodes: dict[str, int] = {}
+        self._doubted: AbstractSet[str] = frozenset()
         self._size = 0
         self._order = 0
         self._heap: list[_Look] = []
@@ -259,6 +268,23 @@ class Catalogue:
             self._release(entry, nodes[entry.node])
         return [self._remove(entry, EventType.EXPIRED) for entry in gone]
 
+    def doubt(self, nodes: Collection[str], *, heard_since: float = _NEVER) -> None:
+        """Let nobody choose the instances of these nodes while there are others, and of no others.
+
+        They stay in the catalogue: their nodes may be gone, or about to be back.
+
+        Args:
+            nodes: the nodes.
+            heard_since: nodes that were not heard since then are not meant: they have their
+                time of grace.
+        """
+        meant = [e for e in self._entries() if e.node in nodes and e.heard >= heard_since]
+        doubted = {entry.node for entry in ([] if self._is_mass(len(meant)) else meant)}
+        changed, self._doubted = doubted ^ self._doubted, doubted
+        for view in self._views.values():
+            if any(entry.node in changed for entry in view.entries.values()):
+                view.changed()
+
     def forgive(self, now: float) -> None:
         """Give every instance a whole ttl from `now`, as after an outage of the broker."""
         self._floor = now
@@ -273,6 +299,7 @@ class Catalogue:
         """Forget everything, without events."""
         self._views.clear()
         self._nodes.clear()
+        self._doubted = frozenset()
         self._heap.clear()
         self._size = 0
 
@@ -322,6 +349,11 @@ class Catalogue:
         return self._nodes.keys()
 
     @property
+    def doubted(self) -> AbstractSet[str]:
+        """The nodes whose instances nobody should choose."""
+        return self._doubted
+
+    @property
     def tombstones(self) -> int:
         """How many incarnations are remembered as gone."""
         return len(self._tombstones)
@@ -346,9 +378,12 @@ class Catalogue:
         else:
             selection.used = True
         if selection.stale:
-            selection.services = tuple(
-                entry.service for entry in view.entries.values() if predicate(entry.service)
-            )
+            matching = [entry for entry in view.entries.values() if predicate(entry.service)]
+            selection.services = selection.trusted = tuple(entry.service for entry in matching)
+            if self._doubted:
+                trusted = tuple(e.service for e in matching if e.node not in self._doubted)
+                if 2 * len(trusted) >= len(matching):
+                    selection.trusted = trusted
             selection.stale = False
         return selection
 

@@ -358,6 +358,8 @@ class Registry:
     ) -> Service:
         """One instance of `name`: from memory if a match is known, or else by asking.
 
+        Instances whose process the broker has stopped hearing are passed over while at least
+        half of the matches are left: they have probably crashed, or are reconnecting.
         Any number of callers of one unknown name share one ping. Cancelling is immediate.
 
         Args:
@@ -381,7 +383,7 @@ class Registry:
                 name, where, timeout=self._timeout(timeout), wait=wait
             )
         chooser = self._balancer if balancer is None else balancer
-        return chooser.choose(selection.services, selection)
+        return chooser.choose(selection.trusted, selection)
 
     async def get_services(
         self,
@@ -563,6 +565,7 @@ class Registry:
             expired=catalogue.expired,
             tombstones=catalogue.tombstones,
             held=catalogue.held,
+            doubted=len(catalogue.doubted),
         )
 
     # ------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ class Stats:
         expired: instances that fell silent.
         tombstones: incarnations remembered as gone.
         held: instances kept for one more ttl because too many fell silent together.
+        doubted: processes that the broker does not hear now, though they announced instances.
     """
 
     connected: bool
@@ -58,3 +59,4 @@ class Stats:
     expired: int
     tombstones: int
     held: int
+    doubted: int

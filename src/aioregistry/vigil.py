@@ -2,8 +2,9 @@
 
 A killed process loses its connection at once, and the broker knows. Every registry that
 announces subscribes to a subject of its own, so "does anybody hear this?" tells whether it
-is there. Said once it may be reconnecting; said again after longer than that takes, it is
-dead, and its instances need not be kept for their whole ttl.
+is there. Said once it may be reconnecting, so lookups pass over its instances while there are
+others; said again after longer than that takes, it is dead, and its instances need not be kept
+for their whole ttl.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Vigil:
         self._clock = clock
         self._overdue: set[str] = set()
         self._gone: dict[str, float] = {}
+        self._doubted: set[str] = set()
         self._up_since = float("-inf")
         self._asked: AbstractSet[str] = frozenset()
         self._not_before = float("-inf")
@@ -95,6 +97,7 @@ class Vigil:
         self._up_since = self._clock()
         self._gone.clear()
         self._overdue.clear()
+        self._doubt()
 
     def deny(self, error: TransportError) -> None:
         """The broker refuses the subjects of the error."""
@@ -162,3 +165,9 @@ class Vigil:
             del self._gone[node]
         if dead:
             self._publish(self._catalogue.expel(dead, heard_since=self._up_since))
+        self._doubt()
+
+    def _doubt(self) -> None:
+        if self._gone.keys() != self._doubted:
+            self._doubted = set(self._gone)
+            self._catalogue.doubt(self._doubted, heard_since=self._up_since)

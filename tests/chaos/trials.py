@@ -13,7 +13,7 @@ from aioregistry.testing.brokers import Broker
 from aioregistry.testing.proxy import TcpProxy
 from tests.chaos import provider
 from tests.chaos.witness import Witness, witness
-from tests.tools import Pulse, eventually, pulse
+from tests.tools import POLL, Pulse, eventually, pulse
 
 NAME = "tried"
 LONGEST_CUT = 2.0
@@ -39,6 +39,19 @@ class Took:
 
 
 @dataclass(frozen=True)
+class Crash:
+    """What came of killing a provider once.
+
+    Attributes:
+        passed_over: from the kill until lookups gave another instance only.
+        expired: from the kill until it was declared dead.
+    """
+
+    passed_over: Took
+    expired: Took
+
+
+@dataclass(frozen=True)
 class Cut:
     """What came of cutting off a living provider once.
 
@@ -54,23 +67,32 @@ class Cut:
     expired: bool
 
 
-async def crashes(broker: Broker, trials: int, at_once: int, ttl: float = 10.0) -> list[Took]:
-    """Kill providers with SIGKILL at random moments; how long each is still believed in."""
-    found: list[Took] = []
+async def crashes(broker: Broker, trials: int, at_once: int, ttl: float = 10.0) -> list[Crash]:
+    """Kill providers with SIGKILL at random moments; how long each is still believed in.
+
+    Each is one of two instances of its service.
+    """
+    found: list[Crash] = []
     async with AsyncExitStack() as stack:
         beats = await stack.enter_async_context(pulse())
         seen = await _observer(stack, broker, "crashes", at_once)
+        spare = await stack.enter_async_context(Registry(broker.url, prefix="crashes"))
         while len(found) < trials:
             number = min(at_once, trials - len(found))
-            ports = range(len(found), len(found) + number)
+            keys = [
+                (f"{NAME}-{port}", f"10.0.0.5:{1000 + port}")
+                for port in range(len(found), len(found) + number)
+            ]
+            for name, _ in keys:
+                await spare.register(name, "10.0.0.6:1", wait=False)
             providers = [
-                await provider.start(broker.url, "crashes", NAME, f"10.0.0.5:{1000 + port}", ttl)
-                for port in ports
+                await provider.start(broker.url, "crashes", name, address, ttl)
+                for name, address in keys
             ]
             found += await asyncio.gather(
                 *(
-                    _crash(seen, process, (NAME, f"10.0.0.5:{1000 + port}"), ttl, beats)
-                    for process, port in zip(providers, ports, strict=True)
+                    _crash(seen, process, key, ttl, beats)
+                    for process, key in zip(providers, keys, strict=True)
                 )
             )
     return found
@@ -78,17 +100,23 @@ async def crashes(broker: Broker, trials: int, at_once: int, ttl: float = 10.0) 
 
 async def _crash(
     seen: Witness, process: provider.Process, key: tuple[str, str], ttl: float, beats: Pulse
-) -> Took:
+) -> Crash:
+    clock = asyncio.get_running_loop().time
     await eventually(lambda: key in seen.instances)
     await asyncio.sleep(random.uniform(0, ttl / 6))
     assert key in seen.instances
     process.kill()
-    killed, late = asyncio.get_running_loop().time(), beats.late
+    killed, late = clock(), beats.late
+    while key[1] in {  # noqa: ASYNC110 - nothing tells what lookups would give
+        (await seen.registry.get_service(key[0])).address for _ in range(2)
+    }:
+        await asyncio.sleep(POLL)
+    passed_over = Took(clock() - killed, beats.late - late)
     await eventually(lambda: key not in seen.instances, within=3 * ttl)
     late = beats.late - late
     await process.wait()
     assert seen.kinds(key) == [EventType.REGISTERED, EventType.EXPIRED]
-    return Took(seen.of(EventType.EXPIRED, key)[0].at - killed, late)
+    return Crash(passed_over, Took(seen.of(EventType.EXPIRED, key)[0].at - killed, late))
 
 
 async def reconnects(

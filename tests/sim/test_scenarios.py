@@ -113,6 +113,55 @@ def test_a_crash_is_seen_early(look_interval: float | None) -> None:
     assert longest <= (5.0 if look_interval is None else 3.0)
 
 
+@pytest.mark.parametrize("look_interval", [None, 0.25])
+@pytest.mark.parametrize("crash", [True, False])
+def test_lookups_pass_over_who_is_off_the_broker(
+    look_interval: float | None, *, crash: bool
+) -> None:
+    """A crash long before it is certain; a process that reconnects only until it is back."""
+
+    async def main() -> None:
+        network = SimulatedNetwork(look_interval=look_interval)
+        shops, till = [network.process("shop1"), network.process("shop2")], network.process("till")
+        loop = asyncio.get_running_loop()
+        async with AsyncExitStack() as stack:
+            observer = await stack.enter_async_context(till.registry())
+            for number, shop in enumerate(shops):
+                provider = await stack.enter_async_context(shop.registry())
+                await provider.register("orders", f"10.0.0.{number}:80")
+            events = await events_of(observer, "orders")
+
+            async def chosen() -> set[str]:
+                return {(await observer.get_service("orders")).address for _ in range(2)}
+
+            async def becomes(wanted: set[str]) -> float:
+                start = loop.time()
+                while await chosen() != wanted:
+                    assert loop.time() < start + 10.0
+                    await asyncio.sleep(0.01)
+                return loop.time() - start
+
+            both = {"10.0.0.0:80", "10.0.0.1:80"}
+            assert await chosen() == both
+            if crash:
+                shops[0].crash()
+            else:
+                shops[0].partition(noticed=True)
+            took = await becomes({"10.0.0.1:80"})
+            assert took < (3.0 if look_interval is None else 0.5)
+            assert {service.address for service in observer.cached("orders")} == both
+            assert observer.stats().doubted == 1
+            if not crash:
+                shops[0].heal()
+                assert await becomes(both) < 3.0
+            await asyncio.sleep(10.0)
+            kinds = [event.type for _, event in events[2:]]
+            assert kinds == ([EventType.EXPIRED] if crash else [])
+            assert observer.stats().doubted == 0
+
+    run_virtual(main())
+
+
 def test_a_blocked_observer_does_not_expire_the_living() -> None:
     async def main() -> list[EventType]:
         network = SimulatedNetwork()

@@ -545,6 +545,41 @@ class TestTheSilent:
             announced(catalogue, message)
         assert len(catalogue.expel({"n1": 1.0})) == MASS
 
+    def test_who_is_in_doubt_is_not_chosen_while_half_are_left(self) -> None:
+        catalogue = filled(
+            *(announcement(address=f"a:{n}", incarnation=f"i{n}", node=f"n{n}") for n in range(4))
+        )
+
+        def trusted() -> set[str]:
+            return {service.id for service in catalogue.select("orders", passing).trusted}
+
+        everybody = {"i0", "i1", "i2", "i3"}
+        assert trusted() == everybody
+        catalogue.doubt({"n0", "unknown"})
+        assert trusted() == {"i1", "i2", "i3"}
+        assert {s.id for s in catalogue.select("orders", passing).services} == everybody
+        catalogue.doubt({"n0", "n1"})
+        assert trusted() == {"i2", "i3"}
+        catalogue.doubt({"n0", "n1", "n2"})
+        assert trusted() == everybody
+        catalogue.doubt({"n3"})
+        assert trusted() == {"i0", "i1", "i2"}
+        announced(catalogue, announcement(address="a:3", incarnation="again", node="new"))
+        assert trusted() == {"i0", "i1", "i2", "again"}
+        catalogue.doubt(())
+        assert catalogue.doubted == set()
+
+    def test_there_is_no_doubt_about_whom_nobody_could_have_heard(self) -> None:
+        catalogue = filled(*fleet(2, node="n1"), announcement("b", incarnation="x", node="n2"))
+        catalogue.announce(fleet(2, node="n1")[1], 1.0)
+        catalogue.doubt({"n1", "n2"}, heard_since=0.5)
+        assert catalogue.doubted == {"n1"}
+
+    def test_most_of_all_cannot_be_in_doubt(self) -> None:
+        catalogue = filled(*fleet(MASS, node="n1"), announcement("b", incarnation="x", node="n2"))
+        catalogue.doubt({"n1"})
+        assert catalogue.doubted == set()
+
     def test_nodes(self) -> None:
         catalogue = filled(*fleet(2, node="n1"), announcement("b", incarnation="x", node="n2"))
         assert set(catalogue.nodes) == {"n1", "n2"}

@@ -138,6 +138,29 @@ def test_a_node_without_instances_is_looked_at_no_longer() -> None:
 
 
 @pytest.mark.parametrize("look_interval", [0.25, None])
+def test_who_is_gone_is_in_doubt_until_it_is_back_or_certain(look_interval: float | None) -> None:
+    async def main() -> None:
+        scene = Scene(look_interval)
+        await scene.pass_time(TTL * OVERDUE - ROUND)
+        scene.link.gone.add("n1")
+        await scene.pass_time(0.5)
+        assert scene.catalogue.doubted == {"n1"}
+        scene.link.gone.clear()
+        scene.hear(1)
+        scene.hear(2)
+        await scene.pass_time(RECONNECTED)
+        assert scene.catalogue.doubted == set()
+        scene.link.gone.add("n1")
+        await scene.pass_time(TTL * OVERDUE + 0.1)
+        assert scene.catalogue.doubted == {"n1"} or scene.dead
+        scene.vigil.resume()
+        assert scene.catalogue.doubted == set()
+        scene.work.cancel()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("look_interval", [0.25, None])
 def test_who_has_not_spoken_since_the_outage_has_a_whole_ttl(look_interval: float | None) -> None:
     """In a large fleet some need longer than others to reconnect."""
 
