@@ -85,6 +85,10 @@ class Announcer:
         """The names that are announced."""
         return tuple(self._by_name)
 
+    def provides(self, name: str) -> bool:
+        """Whether an instance of `name` is announced."""
+        return name in self._by_name
+
     def get(self, key: tuple[str, str]) -> Announced | None:
         """What is announced under `key`, a service's `key`."""
         return self._announced.get(key)

@@ -17,9 +17,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from aioregistry.choosing import Predicate
-from aioregistry.limits import MAX_ID, MAX_INSTANCES_PER_NAME, fits, is_name
+from aioregistry.limits import MAX_ID, MAX_INSTANCES_PER_NAME, characters, fits, is_name
 from aioregistry.service import EventType, FrozenDict, Service, ServiceEvent
-from aioregistry.sharing import Pool
+from aioregistry.sharing import Pool, Texts
 from aioregistry.wire import Announcement
 
 __all__ = ["Catalogue", "Question", "Selection"]
@@ -175,9 +175,8 @@ class Catalogue:
         self._scan_after = _NEVER
         self._tombstones: dict[str, float] = {}
         self._metadata = Pool[FrozenDict[str, str]](_SHARED_METADATA)
-        self._texts = Pool[str](_SHARED_TEXTS)
-        self._durations = Pool[int](_SHARED_TIMES)
-        self._ttls = Pool[float](_SHARED_TIMES)
+        self._texts = Texts(_SHARED_TEXTS, _LONGEST_SHARED_TEXT)
+        self._times: dict[int, tuple[int, float]] = {}
         self._overdue: set[str] = set()
         self._questions: set[Question] = set()
 
@@ -458,21 +457,19 @@ class Catalogue:
 
     def _read(self, message: Announcement) -> Service | None:
         """The instance that the message describes; None when it is beyond a limit."""
-        service = message.service(self._shared_metadata(message), self._shared_text)
-        if not fits(service) or len(message.id) > MAX_ID:
+        service = message.service(self._shared_metadata(message), self._texts.shared)
+        if len(message.id) > MAX_ID or not fits(service):
             self.refused += 1
             return None
-        if message.node and (
-            len(message.node) > MAX_ID or "." in message.node or not is_name(message.node)
-        ):
+        node = message.node
+        if node not in self._nodes and (len(node) > MAX_ID or "." in node or not is_name(node)):
             message.node = ""
         return service
 
     def _note(self, entry: _Entry, message: Announcement, now: float) -> None:
         """Note what the message says apart from the content."""
         entry.seq = message.seq
-        entry.duration = self._durations.shared(message.duration)
-        entry.ttl = self._ttls.shared(message.ttl)
+        entry.duration, entry.ttl = self._shared_times(message)
         entry.heard = now
 
     def _accepts(self, service: Service) -> bool:
@@ -488,7 +485,7 @@ class Catalogue:
             nodes[entry.node] -= 1
             if not nodes[entry.node]:
                 del nodes[entry.node]
-        entry.node = self._shared_text(node)
+        entry.node = self._texts.shared(node)
         if node:
             nodes[entry.node] = nodes.get(entry.node, 0) + 1
 
@@ -507,17 +504,24 @@ class Catalogue:
     def _shared_metadata(self, message: Announcement) -> FrozenDict[str, str]:
         """The metadata of a message; one object for all instances that say the same."""
         metadata = FrozenDict(message.metadata)
-        if sum(len(key) + len(value) for key, value in metadata.items()) > _LONGEST_SHARED_METADATA:
-            return metadata
         known = self._metadata.get(metadata)
-        if known is None:  # some of its values may be known all the same
-            share = self._shared_text
-            known = FrozenDict({share(key): share(value) for key, value in metadata.items()})
-            self._metadata.shared(known)
-        return known
+        if known is not None:
+            return known
+        if characters(metadata) > _LONGEST_SHARED_METADATA:
+            return metadata
+        share = self._texts.shared  # some of its values may be known all the same
+        return self._metadata.shared(
+            FrozenDict({share(key): share(value) for key, value in metadata.items()})
+        )
 
-    def _shared_text(self, text: str) -> str:
-        return text if len(text) > _LONGEST_SHARED_TEXT else self._texts.shared(text)
+    def _shared_times(self, message: Announcement) -> tuple[int, float]:
+        """The duration and the ttl of a message; the same objects for all that say the same."""
+        known = self._times.get(message.duration)
+        if known is None:
+            if len(self._times) >= _SHARED_TIMES:
+                self._times.clear()
+            known = self._times[message.duration] = message.duration, message.ttl
+        return known
 
     # ---- time --------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from aioregistry.errors import TransportError
 from aioregistry.limits import EVERYBODY
@@ -41,27 +41,49 @@ class Ears:
         self._alive: Subscription | None = None
         self.proven = False
         self._ears: dict[str, Subscription | None] = {}
+        self._wanted: dict[str, None] = {}
+        self._unsettled: dict[str, None] = {}
+        self._settling = asyncio.Lock()
 
     def hears(self, name: str) -> bool:
         """Whether the pings of `name` are listened to."""
         return name in self._ears
 
-    async def listen_for(self, names: Collection[str]) -> list[str]:
-        """Listen to the pings of these names, and of no others; return those that are new.
+    def open(self, name: str) -> None:
+        """Listen to the pings of `name`, from the next `settle` on."""
+        for each in (name, EVERYBODY):
+            self._wanted[each] = None
+            if each not in self._ears:
+                self._unsettled[each] = None
+
+    def close(self, name: str) -> None:
+        """Listen to the pings of `name` no longer, from the next `settle` on."""
+        del self._wanted[name]
+        self._unsettled[name] = None
+        if self._wanted.keys() == {EVERYBODY}:
+            self.close(EVERYBODY)
+
+    async def settle(self) -> list[str]:
+        """See to it that exactly what should be is listened to; return the names that are new.
 
         Raises:
             TransportError: the link failed.
         """
-        wanted = {*names, EVERYBODY} if names else set[str]()
-        missing = sorted(wanted - self._ears.keys())
-        if missing:
-            outcomes = await asyncio.gather(*map(self._listen, missing))
-            for error in filter(None, outcomes):
+        if not self._unsettled:
+            return []
+        async with self._settling:
+            names = list(self._unsettled)
+            missing = [name for name in names if name in self._wanted and name not in self._ears]
+            for error in filter(None, await asyncio.gather(*map(self._listen, missing))):
                 raise error
-        for name in sorted(self._ears.keys() - wanted):
-            ear = self._ears.pop(name)
-            if ear is not None:
-                await ear.unsubscribe()
+            for name in names:
+                if name in self._wanted and name not in self._ears:
+                    continue  # wanted again while the others were seen to
+                del self._unsettled[name]
+                if name not in self._wanted:
+                    ear = self._ears.pop(name, None)
+                    if ear is not None:
+                        await ear.unsubscribe()
         return [name for name in missing if name != EVERYBODY]
 
     def deny(self, error: TransportError) -> None:

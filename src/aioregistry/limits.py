@@ -22,6 +22,7 @@ __all__ = [
     "MAX_PREFIX_BYTES",
     "MAX_TTL",
     "MIN_TTL",
+    "characters",
     "check_field",
     "check_name",
     "check_pattern",
@@ -50,8 +51,12 @@ _BAD: Final = r"\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\ufeff\ud800-\udff
 _TOKEN: Final = rf"[^.*>{_BAD}]+"
 _NAME: Final = re.compile(rf"{_TOKEN}(?:\.{_TOKEN})*")
 _PATTERN: Final = re.compile(rf"(?:>|(?:{_TOKEN}|\*)(?:\.(?:{_TOKEN}|\*))*(?:\.>)?)")
+_WIDEST: Final = 4
+"""So many bytes a character has at most in UTF-8."""
+
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _NETWORK: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,31}")
+_PLAIN_ADDRESS: Final = re.compile(r"[A-Za-z0-9.-]+:(?:[1-5][0-9]{4}|[1-9][0-9]{0,3})")
 _HOST: Final = re.compile(r"[^\s/@\[\]?#:]+|\[[0-9A-Fa-f:.]+(?:%[^\s\]]+)?\]")
 
 
@@ -108,6 +113,8 @@ def check_service(service: Service, *, key: tuple[str, str] | None = None) -> No
         service: the service.
         key: what it has to be known by; None: anything.
     """
+    if _is_plain(service) and key in (None, service.key):
+        return
     check_name(service.name)
     if key is not None and service.key != key:
         raise InvalidService(
@@ -124,17 +131,47 @@ def check_service(service: Service, *, key: tuple[str, str] | None = None) -> No
 
 def fits(service: Service) -> bool:
     """Whether an instance from the wire is within the limits; its address may be unusual."""
-    metadata = service.metadata
-    return (
-        is_name(service.name)
-        and all(
-            _size(text) <= MAX_FIELD_BYTES and _UNPRINTABLE.search(text) is None
-            for text in (service.address, service.network, service.url, service.version)
+    return is_name(service.name) and _texts_fit(service) and _metadata_fits(service.metadata)
+
+
+def characters(metadata: Mapping[str, str]) -> int:
+    """How many characters the keys and values have together."""
+    return len("".join(metadata)) + len("".join(metadata.values()))
+
+
+def _texts_fit(service: Service) -> bool:
+    texts = service.address + service.network + service.url + service.version
+    if _UNPRINTABLE.search(texts) is not None:
+        return False
+    if _WIDEST * (len(texts) + len(service.host)) <= MAX_FIELD_BYTES:
+        return True  # none can be too long: nearly always, and cheaper than asking each
+    each = (service.address, service.network, service.url, service.version, service.host)
+    return all(_size(text) <= MAX_FIELD_BYTES for text in each)
+
+
+def _metadata_fits(metadata: Mapping[str, str]) -> bool:
+    if len(metadata) > MAX_METADATA_ENTRIES:
+        return False
+    if _WIDEST * characters(metadata) <= MAX_METADATA_BYTES:
+        return True
+    sizes = (_size(key) + _size(value) for key, value in metadata.items())
+    return sum(sizes) <= MAX_METADATA_BYTES
+
+
+def _is_plain(service: Service) -> bool:
+    """Whether it is as most services are, with nothing that could be wrong: a quick look."""
+    try:
+        "".join(service.metadata.values()).encode()
+        "".join(service.metadata).encode()
+        return (
+            not service.url
+            and not service.network
+            and _PLAIN_ADDRESS.fullmatch(service.address) is not None
+            and _UNPRINTABLE.search(service.host) is None
+            and fits(service)
         )
-        and _size(service.host) <= MAX_FIELD_BYTES
-        and len(metadata) <= MAX_METADATA_ENTRIES
-        and sum(_size(key) + _size(value) for key, value in metadata.items()) <= MAX_METADATA_BYTES
-    )
+    except (TypeError, AttributeError, UnicodeEncodeError):  # the long look says what is wrong
+        return False
 
 
 def _size(text: str) -> int:

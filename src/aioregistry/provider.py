@@ -149,15 +149,12 @@ class Provider:
             TransportError: the broker refuses it. A service that is new is then not
                 registered; neither is it when the call is cancelled.
         """
-        size = len(self._encode(service, seq=2**31))
-        if size > MAX_PAYLOAD_BYTES:
-            raise InvalidService(
-                f"the announcement of {service.name!r} has {size} bytes; at most"
-                f" {MAX_PAYLOAD_BYTES} are allowed: shorten its metadata"
-            )
+        if not wire.is_small(service):
+            self._check_size(service)
         before = self._announcer.get(service.key)
         old = before.service if before else None
         announced = self._announcer.announce(service, self._clock())
+        self._ears.open(service.name)
         delivery: Delivery | None = None
         if wait and (patient or self._link.connected):
             delivery = self._deliveries.expect(announced, patient=patient)
@@ -260,6 +257,8 @@ class Provider:
     def _withdraw(self, key: _Key) -> Announced | None:
         announced = self._announcer.withdraw(key)
         if announced is not None:
+            if not self._announcer.provides(announced.service.name):
+                self._ears.close(announced.service.name)
             repeats = 0 if self._link.connected else _REPEATS
             self._withdrawals[_Withdrawal(announced, self._clock(), repeats)] = None
             self._alarm.wake()
@@ -288,8 +287,14 @@ class Provider:
             self._alarm.wake()
 
     async def _announce_at_once(self, announced: Announced) -> None:
-        """Announce without the way round by the sender, unless that is at work or has to be."""
-        if self._link.connected and self._ears.proven and not self._sending.locked():
+        """Announce without the way round by the sender, unless that is at work or has to be.
+
+        One new name may be announced before its pings are listened to, and again then. Any
+        further ones wait for the sender, which listens first: not all of many are said twice.
+        """
+        new = not self._ears.hears(announced.service.name)
+        held_up = self._sending.locked() or (new and self._confirm.is_set())
+        if self._link.connected and self._ears.proven and not held_up:
             async with self._sending:
                 with contextlib.suppress(TransportError):  # the sender tries again
                     await self._send_withdrawals()
@@ -302,11 +307,12 @@ class Provider:
             await self._send_withdrawals()
             if len(self._announcer):
                 await self._ears.prove()
+                await self._listen()
             await self._send_announcements()
 
     async def _listen(self) -> None:
         """Listen to the pings of what is announced, and to no others."""
-        for name in await self._ears.listen_for(self._announcer.names()):
+        for name in await self._ears.settle():
             # Announced before it was listened for: who asked in between has had no answer.
             self._announcer.answer(name, "", self._clock())
             self._alarm.wake_for(self._announcer.next_deadline())
@@ -369,6 +375,14 @@ class Provider:
                 announced.service.name
             ):
                 self._confirm.set()
+
+    def _check_size(self, service: Service) -> None:
+        size = len(self._encode(service, seq=2**31))
+        if size > MAX_PAYLOAD_BYTES:
+            raise InvalidService(
+                f"the announcement of {service.name!r} has {size} bytes; at most"
+                f" {MAX_PAYLOAD_BYTES} are allowed: shorten its metadata"
+            )
 
     def _encode(self, service: Service, seq: int) -> bytes:
         settings = self._settings

@@ -291,9 +291,9 @@ class Registry:
             "status": None if status is None else Status(status),
         }
         base = service if isinstance(service, Service) else Service(service)
-        base = msgspec.structs.replace(
-            base, **{field: value for field, value in given.items() if value}
-        )
+        changes = {field: value for field, value in given.items() if value}
+        if changes:
+            base = msgspec.structs.replace(base, **changes)
         check_service(base)
         announced = msgspec.structs.replace(
             base,

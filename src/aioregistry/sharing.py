@@ -33,6 +33,29 @@ class Pool(Generic[_T]):
 
     def shared(self, value: _T) -> _T:
         """The first of the values that are equal to this one."""
-        if len(self._known) >= self._room:
-            self._known.clear()
-        return self._known.setdefault(value, value)
+        known = self._known.get(value)
+        if known is None:
+            if len(self._known) >= self._room:
+                self._known.clear()
+            known = self._known[value] = value
+        return known
+
+
+class Texts(Pool[str]):
+    """Remembers texts, but none that is so long that it hardly repeats.
+
+    Args:
+        room: how many texts are remembered; then it begins anew.
+        longest: how many characters one may have.
+    """
+
+    def __init__(self, room: int, longest: int) -> None:
+        super().__init__(room)
+        self._longest = longest
+
+    def shared(self, value: str) -> str:
+        """The first of the texts that are equal to this one."""
+        known = self._known.get(value)
+        if known is not None:
+            return known
+        return value if len(value) > self._longest else super().shared(value)

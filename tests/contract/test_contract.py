@@ -37,11 +37,12 @@ async def test_nats(check: TransportCheck, nats_broker: Broker) -> None:
 
 
 @every_check
-async def test_nats_where_the_driver_reads_by_itself(
+async def test_nats_where_the_driver_reads_and_writes_by_itself(
     check: TransportCheck, nats_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with a borrowed client, or a driver that keeps its parser where ours does not find it."""
+    """As with a borrowed client, or a driver that keeps its things where ours does not find them."""
     monkeypatch.setattr("aioregistry.transports._nats_driver.BatchParser", Parser)
+    monkeypatch.setattr("aioregistry.transports._nats_driver._OUTBOX", ("_elsewhere",))
     await check(lambda: NatsTransport(nats_broker.url))
 
 

@@ -368,6 +368,41 @@ async def test_a_restart_is_an_update_with_another_id(make: MakeRegistry, foreig
         assert [service.id for service in caller.cached("x")] == ["two"]
 
 
+@pytest.mark.parametrize("names", [1, 50])
+async def test_many_registered_together_are_hardly_said_twice(
+    make: MakeRegistry, names: int
+) -> None:
+    """Only who may have been asked for before it was listening announces itself again."""
+    async with make() as registry:
+        await registry.register("first", "10.0.0.4:1")
+        before = registry.stats().announcements_sent
+        await asyncio.gather(
+            *(
+                registry.register(f"orders{number % names}", f"10.0.0.4:{number + 1}")
+                for number in range(200)
+            )
+        )
+        assert 200 <= registry.stats().announcements_sent - before <= 205
+
+
+async def test_pings_are_heard_for_as_long_as_a_name_is_registered(make: MakeRegistry) -> None:
+    async with make() as provider, make() as asker:
+        for _ in range(3):
+            one = await provider.register("orders", "10.0.0.4:1")
+            other = await provider.register("orders", "10.0.0.4:2")
+            await one.unregister()
+            await eventually(lambda: len(asker.cached("orders")) <= 1)
+            before = provider.stats().pings_received
+            await asker.get_services("orders")
+            await asker.unobserve("orders")
+            await asker.get_service("orders")
+            await eventually(lambda: provider.stats().pings_received > before)  # noqa: B023 - awaited here
+            await other.unregister()
+            await asker.unobserve("orders")
+            with pytest.raises(ServiceNotFound):
+                await asker.get_service("orders", wait=False)
+
+
 async def test_a_registration_is_a_context_manager(make: MakeRegistry) -> None:
     async with make() as provider, make() as caller:
         async with await provider.register("x", "10.0.0.5:1"):

@@ -9,6 +9,7 @@ import asyncio
 import binascii
 import logging
 import ssl
+import time
 from collections import UserString
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -64,8 +65,16 @@ _AUTH_REFUSALS: Final = (
 _PARTS_OF_CREDENTIALS: Final = ("BEGIN NATS USER JWT", "BEGIN USER NKEY SEED")
 
 
+_OUTBOX: Final = ("_pending", "_pending_data_size")
+
+_TOGETHER: Final = 0.001
+"""What is published within so many seconds after a push goes out in one further write."""
+
+
 class CarefulClient(Client):
-    """A client that reads in batches, and never goes on in plain text where it is to encrypt.
+    """A client that is quick on the wire, and never goes on in plain text where it is to encrypt.
+
+    It reads in batches, and can be told not to wait with what it has to send.
 
     The driver does what the server asks for: one that does not ask for TLS, or somebody who
     stands in front of it and does not pass that on, would get the credentials in plain text.
@@ -80,6 +89,9 @@ class CarefulClient(Client):
         # Not public: a driver that keeps its parser elsewhere goes on with its own.
         if type(getattr(self, "_ps", None)) is Parser:
             self._ps = BatchParser(self)
+        # Not public: a driver that keeps elsewhere what it is to send writes by its task only.
+        self._direct = all(hasattr(self, name) for name in _OUTBOX)
+        self._pushed = 0.0
 
     def check_encrypted(self) -> None:
         """Raise a permanent `TransportError` if TLS is wanted and there is none."""
@@ -92,6 +104,25 @@ class CarefulClient(Client):
                 " if the server is configured so",
                 permanent=True,
             )
+
+    def push(self) -> None:
+        """Write what waits to be sent, unless that was done just now, or something holds it up.
+
+        Otherwise the driver's own task writes it, a little later.
+        """
+        now, stream = time.monotonic(), _stream_of(self)
+        if (
+            self._direct
+            and now - self._pushed >= _TOGETHER
+            and self.is_connected
+            and stream is not None
+            and not stream.is_closing()
+            and not stream.transport.get_write_buffer_size()
+        ):
+            self._pushed = now
+            pending, self._pending = self._pending, []
+            self._pending_data_size = 0
+            stream.writelines(pending)
 
     def _connect_command(self) -> bytes:
         # Not public: what the driver calls when it is about to send the credentials. Should it

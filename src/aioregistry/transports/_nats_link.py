@@ -238,6 +238,8 @@ class Link:
             await self._ease(len(payload))
         try:
             await client.publish(subject, payload, reply_to)
+            if isinstance(client, CarefulClient):
+                client.push()
         except (Error, OSError) as error:
             raise TransportError(f"cannot publish to {subject!r}: {error}") from error
 
