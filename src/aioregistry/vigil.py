@@ -35,15 +35,21 @@ its very beginning, so that nothing is left for a busy machine."""
 
 _RETRY: Final = 0.5
 _REFUSED_RETRY: Final = 60.0
-_LOOK_COST: Final = 0.0005
+_LOOK_COST: Final = 0.002
 """What looking at a further node adds to the time between two looks at all, in seconds."""
+
+MAX_REGULAR: Final = 500
+"""With more nodes than that, only the late are looked at, however cheap a look is: the time
+between two looks at all would be longer than it takes until somebody is late, and the broker
+would have as many questions from every observer."""
 
 
 class Vigil:
     """Looks after the nodes whose instances are in the catalogue.
 
     Where a look costs one command for all of them (`Transport.look_interval`), it looks
-    regularly; elsewhere only at those whose heartbeats are late, so peace costs nothing.
+    regularly at up to `MAX_REGULAR`; elsewhere, and at more of them, only at those whose
+    heartbeats are late, so peace costs nothing.
 
     Args:
         link: the way to the broker.
@@ -76,15 +82,20 @@ class Vigil:
         self._work = asyncio.Event()
 
     @property
+    def _interval(self) -> float | None:
+        """How often everybody is looked at, in seconds; None: only who is late."""
+        interval, nodes = self._link.transport.look_interval, len(self._catalogue.nodes)
+        return None if interval is None or nodes > MAX_REGULAR else interval + _LOOK_COST * nodes
+
+    @property
     def _patience(self) -> float:
         """How long a node has to be gone."""
-        prompt = self._link.transport.look_interval is not None
-        return RECONNECTED + PROMPT if prompt else RECONNECTED
+        return RECONNECTED if self._interval is None else RECONNECTED + PROMPT
 
     def take_up(self) -> None:
         """Take up the nodes whose heartbeats are late, soon."""
         overdue = self._catalogue.take_overdue()
-        if overdue and self._link.transport.look_interval is None:
+        if overdue:
             self._overdue |= overdue
             self._work.set()
 
@@ -129,23 +140,23 @@ class Vigil:
 
     async def _next_nodes(self) -> set[str]:
         """Wait until it is time to look, and return at whom."""
-        interval = self._link.transport.look_interval
+        interval, patience = self._interval, self._patience
         again = min(self._gone.values(), default=None)
         if interval is not None:
-            pause = interval + _LOOK_COST * len(self._catalogue.nodes)
             if again is not None:
-                pause = min(pause, again + self._patience - self._clock())
-            await asyncio.sleep(max(0.0, pause))
+                interval = min(interval, again + patience - self._clock())
+            await asyncio.sleep(max(0.0, interval))
+            self._overdue.clear()
             return {*self._catalogue.nodes, *self._gone}
         try:
-            async with asyncio.timeout_at(None if again is None else again + RECONNECTED):
+            async with asyncio.timeout_at(None if again is None else again + patience):
                 await self._work.wait()
         except TimeoutError:
             pass
         self._work.clear()
         overdue, self._overdue = self._overdue, set()
         now = self._clock()
-        return overdue | {node for node, since in self._gone.items() if now >= since + RECONNECTED}
+        return overdue | {node for node, since in self._gone.items() if now >= since + patience}
 
     async def _look_at(self, nodes: set[str]) -> None:
         asked, losses = self._clock(), self._link.losses

@@ -104,6 +104,27 @@ def test_where_looks_cost_messages_they_come_with_the_first_late_heartbeat() -> 
     run_virtual(main())
 
 
+def test_of_very_many_only_the_late_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setattr("aioregistry.vigil.MAX_REGULAR", 1)
+        scene = Scene(look_interval=0.25)
+        scene.link.gone.add("n1")
+        start = scene.clock()
+        await scene.pass_time(2)
+        assert scene.link.looks == []
+        await scene.pass_time(3)
+        assert list(scene.dead) == ["i1"]
+        assert scene.dead["i1"] - start < 1.5 * TTL / 3
+        scene.hear(2)
+        looks = len(scene.link.looks)
+        await scene.pass_time(0.5)  # one is left: few enough to look at regularly
+        await scene.pass_time(TTL * OVERDUE)
+        assert len(scene.link.looks) > looks
+        scene.work.cancel()
+
+    run_virtual(main())
+
+
 @pytest.mark.parametrize("look_interval", [0.25, None])
 def test_a_node_that_is_back_in_time_stays(look_interval: float | None) -> None:
     async def main() -> None:

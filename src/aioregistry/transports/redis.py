@@ -188,14 +188,13 @@ class RedisTransport:
         """
         commands = self._keeper.commands
         looks = [
-            commands.request(b"PUBSUB", b"NUMSUB", *(subject.encode() for subject in some))
+            (some, commands.request(b"PUBSUB", b"NUMSUB", *map(str.encode, some)))
             for some in _chunks(subjects)
         ]
-        counts: dict[bytes, int] = {}
-        for look in looks:
-            reply = self._keeper.checked(await look, "PUBSUB NUMSUB")
-            counts.update(zip(reply[::2], reply[1::2], strict=True))
-        silent = [subject for subject in subjects if not counts[subject.encode()]]
+        silent: list[str] = []
+        for some, look in looks:
+            counts = self._keeper.checked(await look, "PUBSUB NUMSUB")[1::2]
+            silent += [subject for subject, n in zip(some, counts, strict=True) if not n]
         if not silent:
             return frozenset()
         marks = self._keeper.checked(
