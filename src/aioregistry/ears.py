@@ -74,7 +74,11 @@ class Ears:
         async with self._settling:
             names = list(self._unsettled)
             missing = [name for name in names if name in self._wanted and name not in self._ears]
-            for error in filter(None, await asyncio.gather(*map(self._listen, missing))):
+            if len(missing) == 1:  # without tasks: where subscribing does not wait, nor does this
+                outcomes = [await self._listen(missing[0])]
+            else:
+                outcomes = await asyncio.gather(*map(self._listen, missing))
+            for error in filter(None, outcomes):
                 raise error
             for name in names:
                 if name in self._wanted and name not in self._ears:

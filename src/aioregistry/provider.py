@@ -289,15 +289,15 @@ class Provider:
     async def _announce_at_once(self, announced: Announced) -> None:
         """Announce without the way round by the sender, unless that is at work or has to be.
 
-        One new name may be announced before its pings are listened to, and again then. Any
-        further ones wait for the sender, which listens first: not all of many are said twice.
+        A new name may be announced before its pings are listened to, and again then. But where
+        many are new, the others are listened to first, so that not all of them are said twice.
         """
-        new = not self._ears.hears(announced.service.name)
-        held_up = self._sending.locked() or (new and self._confirm.is_set())
-        if self._link.connected and self._ears.proven and not held_up:
+        if self._link.connected and self._ears.proven and not self._sending.locked():
             async with self._sending:
                 with contextlib.suppress(TransportError):  # the sender tries again
                     await self._send_withdrawals()
+                    if self._confirm.is_set() and not self._ears.hears(announced.service.name):
+                        await self._listen()
                     await self._publish_announcement(announced)
                     self._announcer.sent(announced, self._clock())
         self._alarm.wake_for(self._announcer.next_deadline())
@@ -314,7 +314,7 @@ class Provider:
         """Listen to the pings of what is announced, and to no others."""
         for name in await self._ears.settle():
             # Announced before it was listened for: who asked in between has had no answer.
-            self._announcer.answer(name, "", self._clock())
+            self._announcer.repeat(name, self._clock())
             self._alarm.wake_for(self._announcer.next_deadline())
 
     async def _send_announcements(self) -> None:

@@ -269,6 +269,18 @@ class TestAnswers:
         subject.answer("orders", "", 0.0)
         assert sent(subject.due(0.0)) == [service()]
 
+    def test_only_what_was_announced_before_is_repeated(self) -> None:
+        subject = announcer(service(1), service(2, "other"))
+        subject.announce(service(3), 1.0)
+        for each in subject.due(1.0):
+            subject.sent(each, 1.0)
+        subject.announce(service(4), 1.5)
+        subject.sent(subject.announce(service(5), 1.5), 1.5)
+        subject.repeat("orders", 1.5)
+        subject.repeat("unknown", 1.5)
+        assert sent(subject.due(1.5)) == [service(number) for number in (1, 3, 4, 5)]
+        assert sent(subject.due(1.6)) == []
+
     def test_withdrawn_names_do_not_answer(self) -> None:
         subject = announcer(service())
         subject.answer("orders", "", 1.0)
