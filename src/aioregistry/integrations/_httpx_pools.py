@@ -64,14 +64,13 @@ class Maker:
 class _Pool:
     """The connections to one life of an instance."""
 
-    __slots__ = ("gone", "id", "leases", "transport", "used")
+    __slots__ = ("id", "leases", "transport", "used")
 
     def __init__(self, identity: str, transport: AsyncBaseTransport) -> None:
         self.id = identity
         self.transport = transport
         self.leases = 0
         self.used = 0.0
-        self.gone = False
 
 
 class Lease:
@@ -111,6 +110,7 @@ class Pools:
         self._make = make
         self._departures = Departures(registry, self.changed)
         self._pools: dict[tuple[Key, bool], _Pool] = {}
+        self._retired: set[_Pool] = set()  # with requests that are still on their way
         self._closing: set[asyncio.Task[None]] = set()
         self._sweep_at = 0.0
 
@@ -142,7 +142,8 @@ class Pools:
     def released(self, pool: _Pool) -> None:
         """A request is done."""
         pool.leases -= 1
-        if pool.gone and not pool.leases:
+        if not pool.leases and pool in self._retired:
+            self._retired.remove(pool)
             self._close(pool)
 
     def changed(self, key: Key, identity: str | None) -> None:
@@ -156,18 +157,19 @@ class Pools:
     async def aclose(self) -> None:
         """Close every connection, as httpx does when a client is closed."""
         await self._departures.aclose()
-        pools = list(self._pools.values())
+        pools = {*self._pools.values(), *self._retired}
         self._pools.clear()
+        self._retired.clear()
         for pool in pools:
-            pool.gone = True
             self._close(pool)
         await asyncio.gather(*self._closing)
 
     # ------------------------------------------------------------------------------------
 
     def _retire(self, pool: _Pool) -> None:
-        pool.gone = True
-        if not pool.leases:
+        if pool.leases:
+            self._retired.add(pool)
+        else:
             self._close(pool)
 
     def _close(self, pool: _Pool) -> None:
