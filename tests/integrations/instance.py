@@ -49,6 +49,7 @@ class Instance:
     tag: str
     behaviour: Behaviour | None = None
     context: ssl.SSLContext | None = None
+    host: str = "127.0.0.1"
     received: list[Received] = field(default_factory=list[Received])
     connections: int = 0
     open: int = 0
@@ -56,9 +57,9 @@ class Instance:
     server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.context)
+        self.server = await asyncio.start_server(self._serve, self.host, 0, ssl=self.context)
         port = self.server.sockets[0].getsockname()[1]
-        self.address = f"127.0.0.1:{port}"
+        self.address = f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
 
     def refuse(self) -> None:
         """Take no more connections."""

@@ -144,6 +144,18 @@ async def test_other_urls_are_called_directly(
     assert three[1].received[0].headers["host"] == "orders.service"
 
 
+async def test_ipv6(kind: Kind, world: Registry, registry: Registry) -> None:
+    instance = Instance("x", host="::1")
+    async with running(instance), kind.connect(registry) as client:
+        await world.register("orders", instance.address)
+        await world.register("billing", url=f"http://{instance.address}/api")
+        assert (await client.request("GET", ITEMS)).tag == "x"
+        assert (await client.request("GET", "http://billing/items")).tag == "x"
+        assert (await client.request("GET", f"http://{instance.address}/")).tag == "x"
+    hosts = [each.headers["host"] for each in instance.received]
+    assert hosts == ["orders", instance.address, instance.address]
+
+
 async def test_where_and_status(kind: Kind, world: Registry, registry: Registry) -> None:
     instances = [Instance(tag) for tag in "abc"]
     async with running(*instances):
@@ -439,6 +451,18 @@ async def test_an_instance_of_no_use_is_passed_over(
     await eventually(lambda: len(registry.cached("orders")) == 1)
     async with kind.connect(registry) as client:
         with pytest.raises(kind.not_connected, match=r"/run/orders.sock \(it listens on unix\)"):
+            await client.request("GET", ITEMS)
+
+
+@pytest.mark.parametrize(
+    "place", [{"address": "a..b:80"}, {"url": "http://höst.example/"}, {"url": "http://host/pfäd"}]
+)
+async def test_places_that_make_no_sense_are_passed_over(
+    kind: Kind, place: dict[str, str], world: Registry, registry: Registry
+) -> None:
+    await world.register("orders", **place)
+    async with kind.connect(registry) as client:
+        with pytest.raises(kind.not_connected, match="makes no sense"):
             await client.request("GET", ITEMS)
 
 

@@ -67,6 +67,17 @@ async def test_mounted_for_one_service_or_a_domain(
                 assert (await client.get(f"http://{instance.address}/")).json()["path"] == "/"
 
 
+async def test_other_schemes_are_none_of_ours(
+    library: Any, transport: Any, registry: Registry
+) -> None:
+    instance = Instance("x")
+    async with running(instance), library.AsyncClient(transport=transport(registry)) as client:
+        await registry.register("orders", instance.address)
+        with pytest.raises(library.UnsupportedProtocol):
+            await client.get("ftp://orders/")
+        assert not instance.connections
+
+
 async def test_one_transport_in_two_mounts_is_closed_twice(
     library: Any, transport: Any, registry: Registry
 ) -> None:

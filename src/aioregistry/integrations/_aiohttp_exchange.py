@@ -144,7 +144,7 @@ class Exchange:
         request, url = self._request, self._url
         request.url = URL.build(
             scheme=scheme_for(url.scheme, secure=target.secure),
-            host=target.host,
+            host=f"[{target.host}]" if ":" in target.host else target.host,
             port=target.port,
             path=target.prefix + url.raw_path,
             query_string=url.raw_query_string,

@@ -17,6 +17,7 @@ from aioregistry.integrations._leavers import LEAVING
 from aioregistry.integrations._repeating import is_repeatable
 from aioregistry.integrations._routing import Call, Router
 from aioregistry.integrations._targets import (
+    PLAIN,
     SECURE,
     Target,
     Unusable,
@@ -56,7 +57,7 @@ class Sender:
     async def send(self, request: Request) -> Response:
         """Send a request; see `RegistryTransport`."""
         name = service_name(request.url.host, request.url.port, self._domain)
-        if name is None:
+        if name is None or request.url.scheme not in SECURE | PLAIN:
             await self.make.prepare()
             if self._direct is None:
                 self._direct = self.make(secure=True)

@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 from aioregistry import Service
 
 __all__ = [
+    "PLAIN",
     "SECURE",
     "Target",
     "Unusable",
@@ -22,7 +23,9 @@ __all__ = [
 SECURE: Final = frozenset({"https", "wss"})
 """The schemes of requests that go over TLS."""
 
-_PLAIN: Final = frozenset({"http", "ws"})
+PLAIN: Final = frozenset({"http", "ws"})
+"""The schemes of requests that need not."""
+
 _NETWORKS: Final = frozenset({"", "tcp", "tcp4", "tcp6", "http", "https"})
 _CACHED: Final = 10_000
 
@@ -110,15 +113,16 @@ def _target(network: str, address: str, url: str, host: str, secure: bool) -> Ta
     if network not in _NETWORKS:
         raise Unusable(f"it listens on {network}")
     try:
-        parts = urlsplit(url)
+        parts = _split(url)
         where, port = Service("", address).hostname_port if address else _place(parts)
+        where = where.encode("idna").decode()  # as a lookup has it: a name may be none
     except ValueError:
-        raise Unusable(f"its URL {url!r} makes no sense") from None
+        raise Unusable(f"{address or url!r} makes no sense") from None
     if not where or parts.path[:1] not in ("", "/"):
         raise Unusable(f"neither its address {address!r} nor its URL {url!r} names a host")
-    if parts.scheme and parts.scheme not in SECURE | _PLAIN:
+    if parts.scheme and parts.scheme not in SECURE | PLAIN:
         raise Unusable(f"it announces {parts.scheme}")
-    if secure and parts.scheme in _PLAIN:
+    if secure and parts.scheme in PLAIN:
         raise Unusable("it announces plain http, and the request is for https")
     encrypted = secure or parts.scheme in SECURE
     return Target(
@@ -129,6 +133,12 @@ def _target(network: str, address: str, url: str, host: str, secure: bool) -> Ta
         parts.netloc.rpartition("@")[2],
         parts.hostname or host,
     )
+
+
+def _split(url: str) -> SplitResult:
+    if not url.isascii():  # HTTP takes no other, and clients do not agree on what it means
+        raise ValueError(url)
+    return urlsplit(url)
 
 
 def _place(parts: SplitResult) -> tuple[str, int | None]:
