@@ -397,12 +397,38 @@ async def test_an_instance_that_swallows_packets_leaves_time_for_others(
             await only(world, registry, instance)
             await world.register("orders", address)
             await eventually(lambda: len(registry.cached("orders")) == 2)
-            if kind.name == "aiohttp":
-                client.raw._timeout = __import__("aiohttp").ClientTimeout(total=1)
-            else:
-                client.raw.timeout = 1.0
+            be_patient_for_a_second(kind, client)
             for _ in range(2):
                 assert (await client.request("POST", ITEMS)).tag == "x"
+
+
+async def test_also_where_it_has_been_reached_before(
+    world: Registry, registry: Registry, kind: Kind
+) -> None:
+    async def once(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(b"", "connection: close"))
+        await writer.drain()
+        writer.close()
+
+    first, other = Instance("x", once), Instance("y", once)
+    async with running(first, other), kind.connect(registry) as client:
+        await only(world, registry, first, other)
+        be_patient_for_a_second(kind, client)
+        for _ in range(2):
+            assert (await client.request("POST", ITEMS)).status == 200
+        first.refuse()
+        await eventually(lambda: first.open == 0)
+        with black_hole(int(first.address.rpartition(":")[2])):
+            for _ in range(2):
+                assert (await client.request("POST", ITEMS)).status == 200
+        assert [len(each.received) for each in (first, other)] == [1, 3]
+
+
+def be_patient_for_a_second(kind: Kind, client: Any) -> None:
+    if kind.name == "aiohttp":
+        client.raw._timeout = __import__("aiohttp").ClientTimeout(total=1)
+    else:
+        client.raw.timeout = 1.0
 
 
 async def test_nobody_is_registered(kind: Kind, registry: Registry) -> None:

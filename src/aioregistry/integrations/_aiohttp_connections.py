@@ -49,7 +49,9 @@ class Connections:
     def lead_to(self, service: Service) -> bool:
         """Whether there are any to this life of the instance: then it can be reached."""
         link = self._links.get(service.key)
-        return link is not None and link.id == service.id and bool(link.transports)
+        if link is None or link.id != service.id:
+            return False
+        return any(not each.is_closing() for each in link.transports)
 
     def used(self, service: Service, connection: Connection) -> None:
         """A request to the instance got this connection, and has it until it is released."""
