@@ -358,6 +358,47 @@ async def test_an_instance_that_keeps_failing_is_set_aside(
     assert statuses == {200: 55, 503: 5}  # errors of the service reach the caller
 
 
+async def test_an_instance_that_keeps_breaking_off_is_set_aside(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    """Also where it begins every response well."""
+
+    async def half_a_stream(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.01)
+        writer.transport.abort()
+
+    three[0].behaviour = half_a_stream
+    failed = 0
+    async with kind.connect(registry) as client:
+        for _ in range(60):
+            try:
+                await client.request("GET", ITEMS)
+            except (kind.payload, *kind.broken):
+                failed += 1
+    assert failed == 5
+
+
+async def test_nobody_is_set_aside_for_what_the_caller_did(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    async def body() -> AsyncGenerator[bytes]:
+        yield b"1"
+        raise ZeroDivisionError("of the caller's own")
+
+    broken: list[dict[str, Any]] = [{"data": body()} for _ in range(3)]
+    if kind.name != "aiohttp":  # which looks at them before the middleware gets to see the request
+        broken += [{"headers": {"x": "two\nlines"}}] * 3
+    async with kind.connect(registry, policy=Policy(failures=1)) as client:
+        for options in broken:
+            with pytest.raises(Exception, match=r"of the caller's own|Illegal header value"):
+                await client.request("POST", ITEMS, **options)
+        tags = Counter([(await client.request("GET", ITEMS)).tag for _ in range(30)])
+    assert tags == {"a": 10, "b": 10, "c": 10}
+    assert all(each.connections <= 7 for each in three)
+
+
 async def test_and_is_tried_again_later(
     kind: Kind, registry: Registry, three: list[Instance]
 ) -> None:
@@ -375,11 +416,12 @@ async def test_and_is_tried_again_later(
 
 
 @contextlib.contextmanager
-def black_hole() -> Any:
+def black_hole(port: int = 0) -> Any:
     """A listening socket that lets nobody in: connecting to it takes for ever."""
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(socket.socket())
-        listening.bind(("127.0.0.1", 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
         listening.listen(0)
         for _ in range(8):
             filling = stack.enter_context(socket.socket())

@@ -41,7 +41,9 @@ class World:
                 continue
             self.sent[service.address] += 1
             if service.address not in self.broken:
-                call.answered(service, 200, leaving=service.address in self.leaving)
+                if service.address in self.leaving:
+                    call.leaving(service)
+                call.answered(service, 200)
                 self.answers[service.address] += 1
                 return service.address
             if not call.sent(service, ConnectionResetError(), intact=True):

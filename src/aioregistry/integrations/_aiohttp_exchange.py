@@ -25,6 +25,11 @@ __all__ = ["Exchange"]
 _POOLED_BY_NAME: Final = "server_hostname" in ConnectionKey._fields
 """Whether the connector keeps TLS connections apart by the name that the certificate is for."""
 
+_BROKEN: Final = (
+    aiohttp.ClientOSError | aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError
+)
+"""What becomes of a connection that breaks off: the request may be sent again, if at all."""
+
 _READ_AHEAD: Final = 65_536
 """A body up to so many bytes has to arrive before the response is handed out, if the request
 may be sent again: then it can be, too, when the instance dies in the middle of it."""
@@ -129,14 +134,20 @@ class Exchange:
             except BaseException:
                 response.close()
                 raise
-        self._call.answered(service, response.status, leaving=LEAVING in response.headers)
-        if response.connection is not None:
+        if LEAVING in response.headers:
+            self._call.leaving(service)
+        if response.connection is None:
+            self._ended(service, response)
+        else:
             response.connection.add_callback(partial(self._ended, service, response))
         return response
 
     def _ended(self, service: Service, response: aiohttp.ClientResponse) -> None:
-        if isinstance(response.content.exception(), aiohttp.ClientPayloadError):
+        # One that was closed early has an exception, too: of another kind.
+        if isinstance(response.content.exception(), _BROKEN | aiohttp.ServerTimeoutError):
             self._call.failed(service)
+        else:
+            self._call.answered(service, response.status)
 
     # ---- the request as the instance gets it -------------------------------------------
 
@@ -197,13 +208,10 @@ class Exchange:
             raise self._failure() from error
 
     async def _sent(self, service: Service, error: Exception) -> None:
-        broken = (
-            aiohttp.ClientOSError,
-            aiohttp.ServerDisconnectedError,
-            aiohttp.ClientPayloadError,
-        )
-        if not isinstance(error, broken):
-            self._call.broke_off(service, error)
+        if not isinstance(error, _BROKEN):
+            # The body that the caller gave has raised something: aiohttp makes this of it.
+            ours = type(error) is aiohttp.ClientConnectionError
+            self._call.broke_off(service, error, blame=not ours)
             raise self._failure() from error
         await self._request.close()  # its body is not being written any more
         intact = not getattr(self._request.body, "consumed", False)

@@ -171,6 +171,9 @@ class _Exchange:
     async def _take(self, response: Response, service: Service, lease: Lease) -> None:
         """Tell of a response, and prepare it for the client."""
         response.extensions["service"] = service
+        if LEAVING in response.headers:
+            self._call.leaving(service)
+        answered = partial(self._call.answered, service, response.status_code)
         stream: Any = response.stream
         if self._repeatable and _is_small(response):
             try:
@@ -178,13 +181,13 @@ class _Exchange:
             finally:
                 await stream.aclose()
             lease.release()
+            answered()
             response.stream = self.library.module.ByteStream(body)
         else:
+            errors = self.library.module.TransportError
             response.stream = self.library.answer(
-                stream, lease, partial(self.broke_off, service), self.library.module.TransportError
+                stream, lease, partial(self.broke_off, service), errors, answered
             )
-        leaving = LEAVING in response.headers
-        self._call.answered(service, response.status_code, leaving=leaving)
 
     # ---- failures ----------------------------------------------------------------------
 
@@ -204,7 +207,10 @@ class _Exchange:
 
     def broke_off(self, service: Service, error: TransportError) -> TransportError:
         """The error of a request that is not sent again, whatever it was."""
-        ours = isinstance(error, self.library.module.PoolTimeout)
+        httpx = self.library.module
+        ours = isinstance(
+            error, (httpx.PoolTimeout, httpx.LocalProtocolError, httpx.UnsupportedProtocol)
+        )
         self._call.broke_off(service, error, blame=not ours)
         self._error = error
         return self._failure()

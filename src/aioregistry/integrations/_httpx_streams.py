@@ -19,6 +19,7 @@ class AnswerStream:
         lease: given back when the response is closed.
         translate: makes what the client gets to see of an error of the transport.
         errors: which those are.
+        answered: called when the response is closed, unless there was such an error.
     """
 
     def __init__(
@@ -27,17 +28,20 @@ class AnswerStream:
         lease: Lease,
         translate: Callable[[Any], Exception],
         errors: type[Exception],
+        answered: Callable[[], None],
     ) -> None:
         self._stream = stream
         self._lease = lease
         self._translate = translate
         self._errors = errors
+        self._answered: Callable[[], None] | None = answered
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             async for chunk in self._stream:
                 yield chunk
         except self._errors as error:
+            self._answered = None
             raise self._translate(error) from error
 
     async def aclose(self) -> None:
@@ -45,6 +49,9 @@ class AnswerStream:
             await self._stream.aclose()
         finally:
             self._lease.release()
+            answered, self._answered = self._answered, None
+            if answered is not None:
+                answered()
 
 
 class BodyStream:

@@ -162,16 +162,17 @@ class Call:
         self.failed(service)
         return self.attempts.sent(service, describe(error), self._now(), intact=intact)
 
-    def answered(self, service: Service, status: int, *, leaving: bool) -> None:
-        """Note a response.
+    def leaving(self, service: Service) -> None:
+        """Note a response with the header `LEAVING`."""
+        self._named.leavers.add(service)
+
+    def answered(self, service: Service, status: int) -> None:
+        """Note the end of a response that did not break off.
 
         Args:
             service: whose it is.
             status: its status code.
-            leaving: whether it has the header `LEAVING`.
         """
-        if leaving:
-            self._named.leavers.add(service)
         if status in self._router.policy.bad_statuses:
             self.failed(service)
         else:
