@@ -89,9 +89,10 @@ class Link:
                         if error.permanent:
                             self._hopeless, self.detail = True, str(error)
                             raise
+                        if last is None or str(last) != str(error):
+                            _logger.info("no broker at %s yet: %s", address, error)
                         last = error
                         self.detail = str(error)
-                        _logger.info("no broker at %s yet: %s", address, error)
                     else:
                         break
                     await asyncio.sleep(pause * self._rng.uniform(0.5, 1))
@@ -197,7 +198,7 @@ class Link:
             return
         self.connected = up
         if up:
-            _logger.info("connected to %s: %s", self.transport.address, detail)
+            _logger.info("broker %s: %s", self.transport.address, detail)
             self._up.set()
             self._on_up()
             self.check_soon()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 
 import pytest
@@ -85,6 +86,25 @@ async def test_a_refusal_is_counted_once_and_told_to_all_who_share(
     assert [str(outcome) for outcome in outcomes] == ["refused"] * 3
     assert len({id(outcome) for outcome in outcomes}) == 3
     assert (link.denied, len(denied)) == (1, 1)
+
+
+async def test_the_same_reason_is_told_once(
+    link: Link, transport: Counting, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    reasons = iter(["nobody there", "nobody there", "not for you", "not for you"])
+
+    async def connect(_on_state: object) -> None:
+        for reason in reasons:
+            raise TransportError(reason)
+
+    transport.connect = connect  # type: ignore[method-assign]
+    await link.open(None)
+    assert [record.getMessage() for record in caplog.records] == [
+        "no broker at memory:// yet: nobody there",
+        "no broker at memory:// yet: not for you",
+        "broker memory://: connected",
+    ]
 
 
 async def test_a_cancelled_flush_leaves_the_next_one_to_the_others(
