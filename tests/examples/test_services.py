@@ -158,8 +158,7 @@ async def test_a_user_who_sets_up_no_logging_sees_where_it_is(
     await program.stop(signal.SIGINT)
 
 
-async def test_the_same_with_aiohttp(programs: Programs, module: Path) -> None:
-    text = """
+AIOHTTP_SERVICE = """
 from aiohttp import web
 from aioregistry.integrations.aiohttp_server import register, run_app
 
@@ -167,8 +166,11 @@ app = web.Application()
 app.cleanup_ctx.append(register(None, "greeter"))
 run_app(app, host="127.0.0.1", port={port})
 """
+
+
+async def test_the_same_with_aiohttp(programs: Programs, module: Path) -> None:
     port = free_port()
-    await asyncio.to_thread(module.write_text, text.format(port=port))
+    await asyncio.to_thread(module.write_text, AIOHTTP_SERVICE.format(port=port))
     program = programs.python(module)
     await program.writes(f"serving at http://127.0.0.1:{port} (press Ctrl-C to stop)\n")
     await program.writes(f"greeter is announced at 127.0.0.1:{port}\n")
@@ -197,3 +199,20 @@ async def test_a_wrong_url(programs: Programs, module: Path) -> None:
     told = [line for line in program.output.splitlines() if "TransportError" in line]
     assert len(told) == 1, "once, and without how it came to that"
     assert f"no broker at {url} within 5 s: nothing listens at" in told[0]
+
+    wrong = programs.python(*options, environment={"AIOREGISTRY_URL": "nat://127.0.0.1:4222"})
+    assert await wrong.wait() == 3
+    assert "ValueError: no transport for nat://...; a URL begins with one of nats" in wrong.output
+    assert "registry.py" not in wrong.output, "nothing of how it came to that"
+
+
+async def test_a_wrong_url_with_aiohttp(programs: Programs, module: Path) -> None:
+    await asyncio.to_thread(module.write_text, AIOHTTP_SERVICE.format(port=0))
+    url = f"nats://127.0.0.1:{free_port()}"
+    program = programs.python(module, environment={"AIOREGISTRY_URL": url})
+    assert await program.wait() == 1
+    lines = program.output.splitlines()
+    assert lines[0] == f"no broker at {url} yet: nothing listens at {url}"
+    assert lines[1].startswith("Traceback"), "it is said once"
+    assert f"no broker at {url} within 5 s: nothing listens at" in lines[-1]
+    assert len(lines) < 12, "nothing of how it came to that"

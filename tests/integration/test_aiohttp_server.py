@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -276,6 +277,15 @@ class TestTheAddress:
             service = await registry.get_service("orders", timeout=10)
             assert service.hostname_port[0] not in ("0.0.0.0", "::")
             await when_ready(service)
+
+    async def test_is_where_it_says_that_it_serves(
+        self, registry: Registry, ours: Registry, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Any free port is another one for IPv6, and it is chance which of them comes first."""
+        caplog.set_level(logging.INFO)
+        async with served(application(register(ours, "orders")), host=None):
+            service = await registry.get_service("orders", timeout=10)
+            assert f"serving at http://0.0.0.0:{service.port} " in caplog.text
 
     async def test_of_ipv6(self, registry: Registry, ours: Registry) -> None:
         async with served(application(register(ours, "orders")), host="::1"):

@@ -124,6 +124,9 @@ def test_addresses_that_are_fine(address: str) -> None:
         ("C:/services/orders", r"a Windows path or pipe"),
         (r"\\.\pipe\orders", r"a Windows path or pipe"),
         (r"\\server\share", r"a Windows path or pipe"),
+        (r"DESKTOP-7\orders:80", r"has '\\\\' in its host; write '10\.0\.0\.5:80', or a name"),
+        ("my machine:80", r"has ' ' in its host"),
+        ("orders/api:80", r"has '/' in its host"),
     ],
 )
 def test_addresses_that_cannot_be_one(address: str, advice: str) -> None:

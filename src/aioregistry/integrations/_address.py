@@ -17,6 +17,7 @@ __all__ = ["Endpoint", "check_given", "doubts", "endpoint_of", "is_complete", "n
 
 _PLACEHOLDER: Final = "{address}"
 _WINDOWS: Final = re.compile(r"[A-Za-z]:[\\/]|\\\\|//[./]/pipe/")
+_NO_HOST: Final = re.compile(r"[\s/\\@?#]")
 _ELSEWHERE: Final = ("2001:db8::1", 9)  # kept for documentation: nothing is sent there
 
 
@@ -34,6 +35,13 @@ class Endpoint:
     host: str
     port: int | None
     secure: bool = False
+
+    def __str__(self) -> str:
+        """As a URL, or the path."""
+        if self.port is None:
+            return self.host
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.secure else 'http'}://{host}:{self.port}"
 
 
 def name_of(sock: Any) -> Any:
@@ -98,6 +106,11 @@ def check_given(name: str, address: str, network: str = "") -> None:
         raise InvalidService(
             f"{what} has no host: write it as other machines reach it, such as '10.0.0.5:{port}',"
             " or leave the address out to have it found"
+        )
+    odd = _NO_HOST.search(host)
+    if odd:
+        raise InvalidService(
+            f"{what} has {odd[0]!r} in its host; write '10.0.0.5:{port}', or a name"
         )
     if not (port.isascii() and port.isdigit() and int(port) < 65536):
         raise InvalidService(f"{what} has no port from 1 to 65535 after the last colon")

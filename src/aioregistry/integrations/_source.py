@@ -23,17 +23,20 @@ async def open_registry(source: RegistrySource) -> AsyncGenerator[Registry]:
 
     Raises:
         TransportError: no broker.
+        ValueError: the URL cannot be one.
         RegistryClosed: the registry was closed before.
     """
-    registry = _registry(source)
-    if _is_started(registry):
-        yield registry
-        return
     try:
-        await registry.start()
-    except TransportError as error:
+        registry = _registry(source)
+        borrowed = _is_started(registry)
+        if not borrowed:
+            await registry.start()
+    except (TransportError, ValueError) as error:
         # Servers print the whole traceback; the text says it all, and would drown in it.
         raise error.with_traceback(None) from None
+    if borrowed:
+        yield registry
+        return
     try:
         yield registry
     finally:

@@ -355,10 +355,10 @@ async def serve(
         else:
             site = web.TCPSite(runner, host, port, ssl_context=ssl_context)
         await site.start()
-        for each in runner.sites:
-            log().info("serving at %s (press Ctrl-C to stop)", each.name)
         names = runner.addresses if sock is None else [name_of(sock)]
-        stage.endpoint.set_result(endpoint_of(names, secure=ssl_context is not None))
+        endpoint = endpoint_of(names, secure=ssl_context is not None)
+        log().info("serving at %s (press Ctrl-C to stop)", endpoint)
+        stage.endpoint.set_result(endpoint)
         if stop is None:
             await _until_signalled(stage, runner)
         else:
@@ -387,7 +387,11 @@ def run_app(app: web.Application, **options: Any) -> None:
     if not logger.hasHandlers():  # as aiohttp's own does for its access log
         logger.addHandler(logging.StreamHandler())
         logger.setLevel(logging.INFO)
-    asyncio.run(serve(app, **options))
+    try:
+        asyncio.run(serve(app, **options))
+    except TransportError as error:
+        # The text says it all, and would drown in how it came to that.
+        raise error.with_traceback(None) from None
 
 
 # ----------------------------------------------------------------------------------------
