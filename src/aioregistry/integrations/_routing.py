@@ -196,4 +196,6 @@ class Call:
 
 def describe(error: BaseException) -> str:
     """An error in a few words."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    # aiohttp would say once more where it was, and call it a host that cannot be connected to.
+    text = getattr(error, "strerror", None) or str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
