@@ -111,6 +111,9 @@ async def test_each_worker_is_an_instance(
         assert len(set(processes)) == 2
         assert [await process_of(service) for service in services] == processes
         assert await process_of(f"127.0.0.1:{port}") in processes, "the shared port works, too"
+        for service in services:
+            where = f"http://127.0.0.1:{port}, this one alone listens at http://{service.address}"
+            assert where in program.output
 
         program.send(signal.SIGINT)  # to all of them, as the terminal does; SIGTERM follows
         events = [await next_event(watch) for _ in range(2)]

@@ -21,6 +21,7 @@ from typing import Any, Final, cast
 from aioregistry import InvalidService, Registry, Service, Status
 from aioregistry.integrations._address import Endpoint, is_complete
 from aioregistry.integrations._extras import missing
+from aioregistry.integrations._logs import log
 from aioregistry.integrations._presence import (
     Presence,
     check_drain,
@@ -301,7 +302,10 @@ async def _locate(
             " aioregistry.integrations.fastapi.Server"
         )
     server.before_stop(presence)
-    endpoint = await server.listen_alone() if alone else server.endpoint()
+    endpoint = server.endpoint()
+    if alone:
+        shared, endpoint = endpoint, await server.listen_alone()
+        log().info("of the workers at %s, this one alone listens at %s, too", shared, endpoint)
     if ready is not None:
         await ready()
     return endpoint
