@@ -341,6 +341,11 @@ class Registry:
         return self._session.provider.services if self._session else ()
 
     @property
+    def where(self) -> Predicate:
+        """Which instances lookups give unless they are told otherwise."""
+        return self._where
+
+    @property
     def balancer(self) -> Balancer:
         """Which of several instances `get_service` takes unless it is told otherwise."""
         return self._balancer

@@ -481,6 +481,29 @@ async def test_nobody_is_registered(kind: Kind, registry: Registry) -> None:
         assert 0.2 <= time.monotonic() - began < 2
 
 
+async def test_who_answers_late_is_tried_before_giving_up(
+    kind: Kind, world: Registry, registry: Registry
+) -> None:
+    """The first to answer a question may be one that cannot be reached."""
+    instance = Instance("x")
+    async with running(instance), kind.connect(registry) as client:
+        await world.register("orders", f"127.0.0.1:{free_port()}")
+        request = asyncio.create_task(client.request("POST", ITEMS))
+        await eventually(lambda: registry.cached("orders"))
+        await asyncio.sleep(0.1)
+        await world.register("orders", instance.address)
+        assert (await request).tag == "x"
+
+
+async def test_nobody_can_be_reached(kind: Kind, world: Registry, registry: Registry) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    await world.register("orders", address)
+    async with kind.connect(registry) as client:
+        text = rf"service 'orders': tried {address} \(\w+: [^:]+\)\]?$"
+        with pytest.raises(kind.not_connected, match=text):
+            await client.request("GET", ITEMS)
+
+
 async def test_all_are_critical(
     kind: Kind, world: Registry, registry: Registry, three: list[Instance]
 ) -> None:

@@ -210,6 +210,26 @@ def test_somebody_comes_while_the_request_waits() -> None:
     in_virtual_time(scenario)
 
 
+def test_the_only_instance_is_waited_for_while_it_restarts() -> None:
+    async def scenario(world: World) -> None:
+        world.router.timeout = 3.0
+        world.dead.add("10.0.0.0:80")
+        request = asyncio.create_task(world.request(repeatable=False))
+        await asyncio.sleep(1)
+        world.dead.clear()
+        await world.registry.unregister("orders", "10.0.0.0:80")
+        await world.registry.register("orders", "10.0.0.0:80")
+        assert await request == "10.0.0.0:80"
+
+        world.dead.add("10.0.0.0:80")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        assert await world.request() == ""
+        assert loop.time() - began == pytest.approx(3.0, abs=0.01)
+
+    in_virtual_time(scenario, instances=1)
+
+
 def test_many_names_are_not_remembered_for_ever() -> None:
     async def scenario(world: World) -> None:
         for number in range(5_000):

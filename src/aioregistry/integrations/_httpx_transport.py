@@ -46,8 +46,8 @@ class BalancingTransport(Generic[_Request, _Response, _Transport]):
         where: which instances do; None: the registry's `where`.
         balancer: which of several to take; None: the registry's `balancer`. A
             `LeastPending`, here or there, is told what is in flight.
-        timeout: how long to wait for a service that nobody is known to provide, in seconds;
-            None: the registry's `lookup_timeout`.
+        timeout: how long to wait for a service that nobody is known to provide, or nobody who
+            can be connected to, in seconds; None: the registry's `lookup_timeout`.
         policy: what to do about instances that fail; None: `Policy()`.
         make_transport: makes what sends requests to one instance, for example
             `lambda: httpx.AsyncHTTPTransport(verify=context, http2=True)`; None: what httpx

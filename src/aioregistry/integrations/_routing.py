@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from aioregistry import Balancer, LeastPending, Predicate, Registry, Service
+from aioregistry import Balancer, LeastPending, Predicate, Registry, RegistryError, Service
 from aioregistry.integrations._leavers import Leavers
 from aioregistry.integrations.resilience import (
     Attempts,
@@ -30,6 +30,16 @@ class _AmongThese(msgspec.Struct, frozen=True):
 
     def __call__(self, service: Service) -> bool:
         return incarnation(service) in self.chosen
+
+
+class _NoneOfThese(msgspec.Struct, frozen=True):
+    """The predicate of those that have not been tried."""
+
+    where: Predicate
+    tried: frozenset[Incarnation]
+
+    def __call__(self, service: Service) -> bool:
+        return incarnation(service) not in self.tried and self.where(service)
 
 
 class _Named:
@@ -119,7 +129,8 @@ class Call:
     async def choose(self) -> Service | None:
         """The instance to try next; None: there is no other.
 
-        Where nobody is known, it waits as a lookup does. Cancelling is immediate.
+        Where nobody is known, or nobody who has not been tried, it waits as a lookup does.
+        Cancelling is immediate.
 
         Raises:
             RegistryError: nobody is registered, or nobody could be asked.
@@ -132,13 +143,25 @@ class Call:
             in_use = self._named.outliers.in_use(staying, self._now())
             candidates = self.attempts.candidates(in_use, known)
             if not candidates:
-                return None
+                return await self._newcomer()
             self._among = len(candidates)
             if candidates is not known:
                 where = self._named.among(candidates)
         return await registry.get_service(
             self.name, where=where, balancer=router.balancer, timeout=router.timeout
         )
+
+    async def _newcomer(self) -> Service | None:
+        """One who is heard of only now: who answers late, or comes back after a restart."""
+        router = self._router
+        registry = router.registry
+        where = _NoneOfThese(router.where or registry.where, self.attempts.tried)
+        try:
+            return await registry.get_service(
+                self.name, where=where, balancer=router.balancer, timeout=router.timeout
+            )
+        except RegistryError:
+            return None  # what was tried says more
 
     def patience(self, left: float | None) -> float | None:
         """How long to wait for a connection to the instance chosen, in seconds.

@@ -54,8 +54,8 @@ class RegistryMiddleware:
         where: which instances do; None: the registry's `where`.
         balancer: which of several to take; None: the registry's `balancer`. A
             `LeastPending`, here or there, is told what is in flight.
-        timeout: how long to wait for a service that nobody is known to provide, in seconds;
-            None: the registry's `lookup_timeout`.
+        timeout: how long to wait for a service that nobody is known to provide, or nobody who
+            can be connected to, in seconds; None: the registry's `lookup_timeout`.
         policy: what to do about instances that fail; None: `Policy()`.
 
     Raises:

@@ -107,6 +107,11 @@ class Attempts:
             return ()
         return tuple(each for each in known if tried[incarnation(each)])
 
+    @property
+    def tried(self) -> frozenset[Incarnation]:
+        """The instances that were tried."""
+        return frozenset(self._tried)
+
     def patience(self, left: float | None, candidates: int) -> float | None:
         """How long to wait for a connection to the next instance, in seconds.
 
