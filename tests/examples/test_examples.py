@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from aioregistry import EventType, Registry, ServiceEvent, Status, Watch, free_port
-from aioregistry.testing.brokers import Broker
+from aioregistry.testing.brokers import Broker, unused_port
 
 if TYPE_CHECKING:
     from tests.examples.conftest import Program, Programs
@@ -69,7 +69,7 @@ async def test_web_services_find_each_other(programs: Programs, framework: str) 
 
 async def test_a_call_that_hits_a_dead_instance_goes_to_another(programs: Programs) -> None:
     async with Registry(programs.url) as registry, registry.watch("greeter") as watch:
-        await registry.register("greeter", f"127.0.0.1:{free_port()}")  # nobody listens there
+        await registry.register("greeter", f"127.0.0.1:{unused_port()}")  # nobody listens there
         await next_event(watch)
         programs.example("aiohttp_service.py")
         await next_event(watch)

@@ -14,6 +14,7 @@ import pytest
 
 from aioregistry import LeastPending, Registry, Service, Status, free_port, metadata
 from aioregistry.integrations.resilience import Policy
+from aioregistry.testing.brokers import unused_port
 from aioregistry.transports.memory import MemoryBroker, MemoryTransport
 from tests.integrations.instance import (
     KINDS,
@@ -487,7 +488,7 @@ async def test_who_answers_late_is_tried_before_giving_up(
     """The first to answer a question may be one that cannot be reached."""
     instance = Instance("x")
     async with running(instance), kind.connect(registry) as client:
-        await world.register("orders", f"127.0.0.1:{free_port()}")
+        await world.register("orders", f"127.0.0.1:{unused_port()}")
         request = asyncio.create_task(client.request("POST", ITEMS))
         await eventually(lambda: registry.cached("orders"))
         await asyncio.sleep(0.1)
@@ -496,7 +497,7 @@ async def test_who_answers_late_is_tried_before_giving_up(
 
 
 async def test_nobody_can_be_reached(kind: Kind, world: Registry, registry: Registry) -> None:
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{unused_port()}"
     await world.register("orders", address)
     async with kind.connect(registry) as client:
         text = rf"service 'orders': tried {address} \(\w+: [^:]+\)\]?$"
@@ -546,12 +547,17 @@ async def test_an_instance_of_no_use_is_passed_over(
 
 
 @pytest.mark.parametrize(
-    "place", [{"address": "a..b:80"}, {"url": "http://höst.example/"}, {"url": "http://host/pfäd"}]
+    "place",
+    [
+        Service("orders", "a..b:80"),
+        Service("orders", url="http://höst.example/"),
+        Service("orders", url="http://host/pfäd"),
+    ],
 )
 async def test_places_that_make_no_sense_are_passed_over(
-    kind: Kind, place: dict[str, str], world: Registry, registry: Registry
+    kind: Kind, place: Service, world: Registry, registry: Registry
 ) -> None:
-    await world.register("orders", **place)
+    await world.register(place)
     async with kind.connect(registry) as client:
         with pytest.raises(kind.not_connected, match="makes no sense"):
             await client.request("GET", ITEMS)

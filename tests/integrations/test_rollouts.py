@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from aioregistry import Registry, free_port
-from aioregistry.testing.brokers import Broker, nats_server
+from aioregistry import Registry
+from aioregistry.testing.brokers import Broker, nats_server, unused_port
 from tests.integrations.instance import KINDS, Client
 from tests.tools import eventually
 
@@ -34,7 +34,7 @@ class Fleet:
     def __init__(self, framework: str, broker: Broker) -> None:
         self._framework = framework
         self._broker = broker
-        self.ports = {tag: free_port() for tag in "abc"}
+        self.ports = {tag: unused_port() for tag in "abc"}  # that stay free during a restart
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, tag: str) -> None:

@@ -98,7 +98,7 @@ async def test_the_same_reason_is_told_once(
         for reason in reasons:
             raise TransportError(reason)
 
-    transport.connect = connect  # type: ignore[method-assign]
+    transport.connect = connect  # type: ignore[assignment,method-assign]
     await link.open(None)
     assert [record.getMessage() for record in caplog.records] == [
         "no broker at memory:// yet: nobody there",
