@@ -542,7 +542,10 @@ class TestDependencies:
 
 
 class TestReadiness:
-    async def test_is_the_truth_about_the_broker(self, own_broker: Broker) -> None:
+    async def test_is_the_truth_about_the_broker(
+        self, own_broker: Broker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "aioregistry")
         app = FastAPI(lifespan=register(own_broker.url, "orders"))
         app.add_route("/ready", readiness())
         app.add_route("/strict", readiness(require_broker=True))
@@ -564,6 +567,12 @@ class TestReadiness:
             assert (body["ready"], body["broker"]["connected"]) == (True, False)
             await asyncio.to_thread(own_broker.start)
             await until("/strict", 200)
+        said = [each.getMessage() for each in caplog.records if own_broker.url in each.getMessage()]
+        assert [line.partition(":")[0] for line in said] == [
+            "broker nats",
+            "lost nats",
+            "broker nats",
+        ]
 
     async def test_follows_the_health(self, registry: Registry, ours: Registry) -> None:
         answer: Status | bool = True

@@ -152,11 +152,11 @@ class Keeper:
                 reason = await self._until_lost()
                 self._pauses.lost(since)
                 self._mark_down(reason)
-                _logger.info("lost the link to %s: %s", self._address, reason)
+                _logger.debug("lost the link to %s: %s", self._address, reason)
                 self._report(LinkState.DISCONNECTED, reason)
                 await self._close_links()
                 await self._reopen()
-                _logger.info("the link to %s is up again", self._address)
+                _logger.debug("the link to %s is up again", self._address)
                 self._report(LinkState.CONNECTED, f"connected to {self._address} again")
         except TransportError as error:
             if not attempt.done():

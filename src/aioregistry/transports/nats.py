@@ -358,7 +358,7 @@ class NatsTransport:
     def _report(self, state: LinkState, reason: str) -> None:
         if self._closed or self._on_state is None:
             return
-        _logger.info("%s: %s: %s", self.address, state.value, reason)
+        _logger.debug("%s: %s: %s", self.address, state.value, reason)
         try:
             self._on_state(state, reason)
         except (Exception, asyncio.CancelledError):
