@@ -445,6 +445,23 @@ async def test_an_instance_that_swallows_packets_leaves_time_for_others(
                 assert (await client.request("POST", ITEMS)).tag == "x"
 
 
+async def test_also_where_the_client_itself_would_wait_for_long(
+    world: Registry, registry: Registry, kind: Kind
+) -> None:
+    """A deadline that nobody can see: of a single request with aiohttp, or around it all."""
+    instance = Instance("x")
+    async with running(instance), kind.connect(registry) as client:
+        if kind.name != "aiohttp":
+            client.raw.timeout = None
+        with black_hole() as address:
+            await only(world, registry, instance)
+            await world.register("orders", address)
+            await eventually(lambda: len(registry.cached("orders")) == 2)
+            for _ in range(2):
+                async with asyncio.timeout(8):
+                    assert (await client.request("POST", ITEMS)).tag == "x"
+
+
 async def test_also_where_it_has_been_reached_before(
     world: Registry, registry: Registry, kind: Kind
 ) -> None:

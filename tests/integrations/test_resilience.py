@@ -279,9 +279,11 @@ def test_others_come_first() -> None:
 
 def test_the_time_for_connecting_is_shared() -> None:
     request = attempts(repeatable=False)
-    assert request.patience(None, 5) is None
-    assert request.patience(6.0, 5) == 2.0
-    assert request.patience(6.0, 2) == 3.0
+    assert request.patience(None, 5) == 2.0
+    assert request.patience(None, 1) is None
+    assert request.patience(60.0, 5) == 2.0
+    assert request.patience(3.0, 5) == 1.0
+    assert request.patience(3.0, 2) == 1.5
     assert request.patience(6.0, 1) == 6.0
 
 

@@ -162,10 +162,10 @@ class _Exchange:
         extensions: dict[str, Any] = dict(self._request.extensions)
         if target.secure:
             extensions.setdefault("sni_hostname", target.server_name)
-        given = self._timeouts.get("connect")
-        if given is not None:
-            left = max(0.0, given - (self._now() - self._connecting_since))
-            extensions["timeout"] = {**self._timeouts, "connect": self._call.patience(left)}
+        left = self._timeouts.get("connect")
+        if left is not None:
+            left = max(0.0, left - (self._now() - self._connecting_since))
+        extensions["timeout"] = {**self._timeouts, "connect": self._call.patience(left)}
         return extensions
 
     async def _take(self, response: Response, service: Service, lease: Lease) -> None:

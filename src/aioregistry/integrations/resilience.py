@@ -20,6 +20,10 @@ __all__ = ["Attempts", "Incarnation", "Outliers", "Policy", "RetryBudget", "inca
 _MAX_INSTANCES: Final = 10
 """So many instances that cannot be reached are enough for one request."""
 
+_PATIENCE: Final = 2.0
+"""So long a connection is waited for at most while there are others to try, in seconds. A first
+packet that is lost is sent again after one."""
+
 _SHARES: Final = 3
 """In so many parts the time for connecting is divided, while there are others to try."""
 
@@ -115,13 +119,16 @@ class Attempts:
     def patience(self, left: float | None, candidates: int) -> float | None:
         """How long to wait for a connection to the next instance, in seconds.
 
-        An instance that swallows packets must not use up the time of all the others.
+        An instance that swallows packets must not use up the time of all the others, nor
+        that of a caller whose deadline is not known here.
 
         Args:
             left: how much time there is for connecting, in seconds; None: any.
             candidates: among how many instances it was chosen.
         """
-        return None if left is None else left / max(1, min(candidates, _SHARES))
+        if candidates < 2:
+            return left
+        return _PATIENCE if left is None else min(_PATIENCE, left / min(candidates, _SHARES))
 
     def note(self, service: Service, why: str) -> None:
         """Note what became of an attempt, for the report."""
