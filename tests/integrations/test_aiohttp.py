@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from aioregistry import LeastPending, Registry, Rendezvous
+from aioregistry.integrations import resilience
 from aioregistry.integrations.aiohttp import RegistryMiddleware, RegistryResolver
 from aioregistry.integrations.resilience import Policy
 from aioregistry.transports.memory import MemoryBroker, MemoryTransport
@@ -186,6 +187,31 @@ async def test_the_total_timeout_is_for_all_attempts(
         with pytest.raises(TimeoutError):
             await session.get("http://orders/")
         assert [len(each.received) for each in two] == [1, 1]
+
+
+async def test_nobody_is_blamed_while_the_connector_has_no_connection_left(
+    registry: Registry, two: list[Instance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resilience, "_PATIENCE", 0.05)
+    more = asyncio.Event()
+
+    async def slow(_: Received, writer: asyncio.StreamWriter) -> None:
+        await more.wait()
+        writer.write(response(b""))
+
+    for each in two:
+        each.behaviour = slow
+    await registry.get_services("orders", minimum=2, timeout=5)
+    middleware = RegistryMiddleware(registry, policy=Policy(failures=1))
+    narrow = aiohttp.TCPConnector(limit=1)
+    async with aiohttp.ClientSession(connector=narrow, middlewares=[middleware]) as session:
+        requests = [asyncio.create_task(session.post("http://orders/")) for _ in range(2)]
+        await eventually(lambda: any(each.received for each in two))
+        await asyncio.sleep(0.2)
+        more.set()
+        for request in requests:
+            (await request).release()
+    assert [len(each.received) for each in two] == [1, 1]
 
 
 async def test_a_middleware_that_is_dropped_ends_its_work(

@@ -210,6 +210,17 @@ def test_somebody_comes_while_the_request_waits() -> None:
     in_virtual_time(scenario)
 
 
+def test_those_just_heard_of_share_the_time_to_connect() -> None:
+    async def scenario(world: World) -> None:
+        for number in range(3):
+            await world.registry.register("new", f"10.0.1.{number}:80")
+        call = world.router.call("new", repeatable=True)
+        assert await call.choose() is not None
+        assert call.patience(3.0) == 1.0
+
+    in_virtual_time(scenario)
+
+
 def test_the_only_instance_is_waited_for_while_it_restarts() -> None:
     async def scenario(world: World) -> None:
         world.router.timeout = 3.0

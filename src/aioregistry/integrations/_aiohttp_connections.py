@@ -11,7 +11,7 @@ from aioregistry import LeastPending, Registry, Service
 from aioregistry.integrations._departures import Departures, Key
 
 if TYPE_CHECKING:
-    from aiohttp import ClientRequest, ClientResponse
+    from aiohttp import BaseConnector, ClientRequest, ClientResponse
     from aiohttp.connector import Connection
 
 __all__ = ["Connections", "Dispatch"]
@@ -40,9 +40,13 @@ class Connections:
 
     Args:
         registry: where the instances are.
+
+    Attributes:
+        requests: how many have a connection, or wait for one.
     """
 
     def __init__(self, registry: Registry) -> None:
+        self.requests = 0
         self._links: dict[Key, _Link] = {}
         self._departures = Departures(registry, self.changed)
 
@@ -52,6 +56,11 @@ class Connections:
         if link is None or link.id != service.id:
             return False
         return any(not each.is_closing() for each in link.transports)
+
+    def fill(self, connector: BaseConnector | None) -> bool:
+        """Whether requests have all that the connector may have: then the next one waits."""
+        limit = connector.limit if connector is not None else 0
+        return 0 < limit <= self.requests
 
     def used(self, service: Service, connection: Connection) -> None:
         """A request to the instance got this connection, and has it until it is released."""
@@ -118,6 +127,8 @@ class Dispatch:
         self._connections = connections
         self._service = service
         self._pending: Any = None
+        self._over = False
+        connections.requests += 1
         if balancer is not None:
             self._pending = balancer.pending(service)
             self._pending.__enter__()
@@ -130,8 +141,7 @@ class Dispatch:
         if self.connected is not None:
             self.connected()
         self._connections.used(self._service, conn)
-        if self._pending is not None:
-            conn.add_callback(self._done)
+        conn.add_callback(self._done)
         return await self._send(conn)
 
     def remove(self) -> None:
@@ -141,6 +151,9 @@ class Dispatch:
             self._done()
 
     def _done(self) -> None:
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.__exit__()
+        if self._over:
+            return
+        self._over = True
+        self._connections.requests -= 1
+        if self._pending is not None:
+            self._pending.__exit__()

@@ -188,7 +188,8 @@ class Exchange:
 
     def _patience(self, service: Service) -> float | None:
         """How long to wait for a connection; None: aiohttp sees to it."""
-        if self._connections.lead_to(service):
+        connections = self._connections
+        if connections.lead_to(service) or connections.fill(self._request.session.connector):
             return None
         left = self._time_to_connect()
         patience = self._call.patience(left)

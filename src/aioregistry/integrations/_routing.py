@@ -147,9 +147,12 @@ class Call:
             self._among = len(candidates)
             if candidates is not known:
                 where = self._named.among(candidates)
-        return await registry.get_service(
+        service = await registry.get_service(
             self.name, where=where, balancer=router.balancer, timeout=router.timeout
         )
+        if not known:
+            self._among = len(registry.cached(self.name, where))
+        return service
 
     async def _newcomer(self) -> Service | None:
         """One who is heard of only now: who answers late, or comes back after a restart."""
