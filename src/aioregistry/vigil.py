@@ -146,6 +146,8 @@ class Vigil:
             if again is not None:
                 interval = min(interval, again + patience - self._clock())
             await asyncio.sleep(max(0.0, interval))
+            if self._interval is None:
+                return set()  # they have become too many
             self._overdue.clear()
             return {*self._catalogue.nodes, *self._gone}
         try:
