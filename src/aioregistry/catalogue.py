@@ -541,8 +541,8 @@ class Catalogue:
         if not entry.node:
             return base + ttl * LAST_CALL
         if now >= base + ttl * OVERDUE:
-            self._overdue.add(entry.node)
-            return base + ttl * LAST_CALL
+            self._overdue.add(entry.node)  # and again: it may be heard now, and crash then
+            return min(now + ttl * OVERDUE, base + ttl * LAST_CALL)
         return base + ttl * OVERDUE
 
     def _call(self, entry: _Entry) -> None:

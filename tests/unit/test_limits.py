@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aioregistry import limits
 from aioregistry.errors import InvalidService
 from aioregistry.limits import (
     EVERYBODY,
@@ -122,6 +123,47 @@ class TestNames:
         assert not set(name) & set("*> \t\r\n\0")
         assert all(name.split("."))
         assert matches(f"registry.register.{name}", f"registry.register.{name}")
+
+
+ODD = st.text("a1.:-[]/ \n\x00\x7fé\u2028\ud800", max_size=7)
+ANYTHING = ODD | st.sampled_from([None, 5, b"a", ["a"]])
+ADDRESSES = st.sampled_from(
+    ["a:1", "a:0", "a:01", "a:59999", "a:60000", "a:65535", "a:65536", "a-b.c:80", ":80", "é:80"]
+)
+
+
+def take_the_long_look(_: Service) -> bool:
+    return False
+
+
+class TestTheQuickLook:
+    @given(
+        name=st.sampled_from(["orders", "a.b"]) | ANYTHING,
+        address=ADDRESSES | ANYTHING,
+        texts=st.fixed_dictionaries(
+            {}, optional=dict.fromkeys(("network", "url", "version", "host"), ANYTHING)
+        ),
+        metadata=st.dictionaries(ODD, ODD) | st.dictionaries(ODD, ANYTHING) | ANYTHING,
+        length=st.sampled_from([0, 0, 100, MAX_FIELD_BYTES, MAX_METADATA_BYTES]),
+    )
+    @settings(max_examples=1000)
+    def test_passes_nothing_that_the_long_one_would_not(
+        self, name: Any, address: Any, texts: dict[str, Any], metadata: Any, length: int
+    ) -> None:
+        service = Service(name, address, metadata=metadata, **texts)
+        if isinstance(service.metadata, dict):
+            metadata["long"] = "é" * length
+        quick = self.verdict(service)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(limits, "_is_plain", take_the_long_look)
+            assert self.verdict(service) == quick
+
+    def verdict(self, service: Service) -> str:
+        try:
+            check_service(service)
+        except InvalidService as error:
+            return str(error)
+        return ""
 
 
 class TestPatterns:

@@ -11,7 +11,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from aioregistry.limits import MAX_PAYLOAD_BYTES, MAX_TTL, MIN_TTL, check_service
+from aioregistry.limits import (
+    MAX_METADATA_ENTRIES,
+    MAX_PAYLOAD_BYTES,
+    MAX_TTL,
+    MIN_TTL,
+    check_service,
+)
 from aioregistry.service import FrozenDict, Service, Status
 from aioregistry.wire import (
     Announcement,
@@ -22,6 +28,7 @@ from aioregistry.wire import (
     encode_announcement,
     encode_ping,
     encode_withdrawal,
+    is_small,
 )
 
 RECORDED: list[dict[str, str]] = json.loads(
@@ -522,3 +529,26 @@ def test_subjects() -> None:
     assert subjects.ping("orders") == "acme.prod.ping.orders"
     assert subjects.ping_everybody == "acme.prod.ping._all"
     assert subjects.alive("n0") == "acme.prod.alive.n0"
+
+
+@pytest.mark.parametrize("character", ["a", '"', "\\", "\n", "\x01", "é", "\u2028", "🚀"])
+@pytest.mark.parametrize("field", ["host", "metadata", "entries"])
+def test_what_counts_as_small_is_not_too_large_whatever_it_holds(
+    field: str, character: str
+) -> None:
+    """At the edge, where one character more no longer does."""
+
+    def service(length: int) -> Service:
+        if field == "host":
+            return Service("a", "b:1", host=character * length)
+        pairs = {"": character * length}
+        if field == "entries":
+            pairs |= {str(number): "" for number in range(MAX_METADATA_ENTRIES)}
+        return Service("a", "b:1", metadata=pairs)
+
+    longest = max(length for length in range(6000) if is_small(service(length)))
+    payload = encode_announcement(
+        service(longest), ttl=MAX_TTL, registered=1e12, seq=2**62, node="n" * 64
+    )
+    assert 1000 < longest < 5999
+    assert len(payload) < MAX_PAYLOAD_BYTES
