@@ -9,6 +9,7 @@ notes when it was heard, and an entry that the heap brings up too early goes bac
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from collections.abc import Callable, Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -364,27 +365,37 @@ class Catalogue:
 
     def select(self, name: str, predicate: Predicate) -> Selection:
         """The instances of `name` that `predicate` lets through, kept until something changes."""
+        try:
+            selection = self._views[name].selections[predicate]
+        except (KeyError, TypeError):
+            return self._select_first(name, predicate)
+        selection.used = True
+        if selection.stale:
+            self._fill(selection, name, predicate)
+        return selection
+
+    def _select_first(self, name: str, predicate: Predicate) -> Selection:
         view = self._views.get(name)
         if view is None:
             return _NOTHING
-        try:
-            selection = view.selections.get(predicate)
-        except TypeError:  # an unhashable predicate works, without the cache
-            selection = Selection()
-        if selection is None:
+        selection = Selection()
+        self._fill(selection, name, predicate)
+        with contextlib.suppress(TypeError):  # an unhashable predicate works, without the cache
+            hash(predicate)
             view.make_room()
-            selection = view.selections[predicate] = Selection()
-        else:
-            selection.used = True
-        if selection.stale:
-            matching = [entry for entry in view.entries.values() if predicate(entry.service)]
-            selection.services = selection.trusted = tuple(entry.service for entry in matching)
-            if self._doubted:
-                trusted = tuple(e.service for e in matching if e.node not in self._doubted)
-                if 2 * len(trusted) >= len(matching):
-                    selection.trusted = trusted
-            selection.stale = False
+            view.selections[predicate] = selection
         return selection
+
+    def _fill(self, selection: Selection, name: str, predicate: Predicate) -> None:
+        entries = self._views[name].entries.values()
+        selection.services = tuple(filter(predicate, [entry.service for entry in entries]))
+        selection.trusted = selection.services
+        if self._doubted:
+            heard = [entry.service for entry in entries if entry.node not in self._doubted]
+            trusted = tuple(filter(predicate, heard))
+            if 2 * len(trusted) >= len(selection.services):
+                selection.trusted = trusted
+        selection.stale = False
 
     # ---- the rules ---------------------------------------------------------------------
 

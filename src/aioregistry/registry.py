@@ -383,12 +383,13 @@ class Registry:
         if where is None:
             where = self._where
         selection = self._select(name, where)
-        if not selection.services:
+        if not selection.trusted:
             selection = await self._lookups(name).find(
                 name, where, timeout=self._timeout(timeout), wait=wait
             )
-        chooser = self._balancer if balancer is None else balancer
-        return chooser.choose(selection.trusted, selection)
+        if balancer is None:
+            balancer = self._balancer
+        return balancer.choose(selection.trusted, selection)
 
     async def get_services(
         self,

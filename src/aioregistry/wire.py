@@ -36,6 +36,7 @@ _ESCAPED: Final = 6
 
 _MAX_INTEGER: Final = 2**63 - 1
 _STATUSES: Final = {status.value: status for status in Status}
+_PASSING: Final = Status.PASSING
 
 
 class Malformed(ValueError):
@@ -113,17 +114,15 @@ class Announcement(
             version=share(self.version),
             host=share(self.host),
             metadata=FrozenDict(self.metadata) if metadata is None else metadata,
-            status=_STATUSES.get(self.status, Status.PASSING),
+            status=_STATUSES.get(self.status, _PASSING),
             id=self.id,
         )
 
     def describes(self, service: Service) -> bool:
         """Whether `service` already says all that this message says."""
         return (
-            self.status == service.status.value
-            or (self.status not in _STATUSES and service.status is Status.PASSING)
-        ) and (
-            self.metadata == service.metadata
+            _STATUSES.get(self.status, _PASSING) is service.status
+            and self.metadata == service.metadata
             and self.version == service.version
             and self.host == service.host
             and self.url == service.url
@@ -250,7 +249,7 @@ def encode_announcement(
     message.times = Times(
         registered=int(registered * 1000), duration=max(1, round(ttl / TTL_PER_DURATION * 1000))
     )
-    if service.status is not Status.PASSING:
+    if service.status is not _PASSING:
         message.status = service.status.value
     message.seq = seq
     message.node = node
