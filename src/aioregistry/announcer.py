@@ -6,6 +6,8 @@ import heapq
 import random
 from typing import Final
 
+import msgspec
+
 from aioregistry.service import Service
 
 __all__ = ["Announced", "Announcer"]
@@ -31,24 +33,24 @@ _SLACK: Final = 0.02
 _NEVER: Final = float("-inf")
 
 
-class Announced:
+class Announced(msgspec.Struct, gc=False, eq=False):
     """One service of ours on the air.
+
+    A struct that the garbage collector passes over, since nothing in it refers to it.
 
     Attributes:
         service: what is announced.
-        seq: the version of its content.
+        order: the place in the order of registration.
         due: when it is announced next, on the caller's monotonic clock, in seconds.
+        seq: the version of its content.
         sent: when it was announced last.
     """
 
-    __slots__ = ("due", "order", "sent", "seq", "service")
-
-    def __init__(self, service: Service, order: int, now: float) -> None:
-        self.service = service
-        self.seq = 1
-        self.due = now
-        self.sent = _NEVER
-        self.order = order
+    service: Service
+    order: int
+    due: float
+    seq: int = 1
+    sent: float = _NEVER
 
     def __lt__(self, other: Announced) -> bool:
         return self.order < other.order
@@ -98,12 +100,13 @@ class Announcer:
 
         A change keeps the incarnation and gets the next number.
         """
-        announced = self._announced.get(service.key)
+        key = service.key
+        announced = self._announced.get(key)
         if announced is None:
             self._order += 1
             announced = Announced(service, self._order, now)
-            self._announced[service.key] = announced
-            self._by_name.setdefault(service.name, {})[service.key] = announced
+            self._announced[key] = announced
+            self._by_name.setdefault(service.name, {})[key] = announced
         elif announced.service != service:
             announced.service = service
             announced.seq += 1

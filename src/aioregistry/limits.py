@@ -161,14 +161,17 @@ def _metadata_fits(metadata: Mapping[str, str]) -> bool:
 def _is_plain(service: Service) -> bool:
     """Whether it is as most services are, with nothing that could be wrong: a quick look."""
     try:
-        "".join(service.metadata.values()).encode()
-        "".join(service.metadata).encode()
+        pairs = "".join(service.metadata) + "".join(service.metadata.values())
+        unusual = service.url + service.network
+        texts = service.address + service.version + service.host
         return (
-            not service.url
-            and not service.network
+            not unusual
             and _PLAIN_ADDRESS.fullmatch(service.address) is not None
-            and _UNPRINTABLE.search(service.host) is None
-            and fits(service)
+            and _UNPRINTABLE.search(texts) is None
+            and _WIDEST * len(texts) <= MAX_FIELD_BYTES
+            and len(service.metadata) <= MAX_METADATA_ENTRIES
+            and len(pairs.encode()) <= MAX_METADATA_BYTES
+            and is_name(service.name)
         )
     except (TypeError, AttributeError, UnicodeEncodeError):  # the long look says what is wrong
         return False

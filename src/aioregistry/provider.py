@@ -159,7 +159,9 @@ class Provider:
         if wait and (patient or self._link.connected):
             delivery = self._deliveries.expect(announced, patient=patient)
         try:
-            await self._announce_at_once(announced)
+            if self._link.connected and self._ears.proven and not self._sending.locked():
+                await self._announce_at_once(announced)
+            self._alarm.wake_for(announced.due)
             if delivery is not None:
                 await delivery.done
         except BaseException:
@@ -287,20 +289,18 @@ class Provider:
             self._alarm.wake()
 
     async def _announce_at_once(self, announced: Announced) -> None:
-        """Announce without the way round by the sender, unless that is at work or has to be.
+        """Announce without the way round by the sender, which must not be at work.
 
         A new name may be announced before its pings are listened to, and again then. But where
         many are new, the others are listened to first, so that not all of them are said twice.
         """
-        if self._link.connected and self._ears.proven and not self._sending.locked():
-            async with self._sending:
-                with contextlib.suppress(TransportError):  # the sender tries again
-                    await self._send_withdrawals()
-                    if self._confirm.is_set() and not self._ears.hears(announced.service.name):
-                        await self._listen()
-                    await self._publish_announcement(announced)
-                    self._announcer.sent(announced, self._clock())
-        self._alarm.wake_for(self._announcer.next_deadline())
+        async with self._sending:
+            with contextlib.suppress(TransportError):  # the sender tries again
+                await self._send_withdrawals()
+                if self._confirm.is_set() and not self._ears.hears(announced.service.name):
+                    await self._listen()
+                await self._publish_announcement(announced)
+                self._announcer.sent(announced, self._clock())
 
     async def _send_due(self) -> None:
         async with self._sending:

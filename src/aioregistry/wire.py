@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from aioregistry.limits import EVERYBODY, MAX_PAYLOAD_BYTES, MAX_TTL, MIN_TTL, characters
+from aioregistry.limits import EVERYBODY, MAX_PAYLOAD_BYTES, MAX_TTL, MIN_TTL
 from aioregistry.service import FrozenDict, Service, Status
 
 __all__ = [
@@ -30,9 +30,6 @@ __all__ = [
 
 TTL_PER_DURATION: Final = 1.5
 """Every peer lets an instance live for 1.5 times the interval that it announces."""
-
-_ESCAPED: Final = 6
-"""So many bytes a character has at most in JSON."""
 
 _MAX_INTEGER: Final = 2**63 - 1
 _STATUSES: Final = {status.value: status for status in Status}
@@ -257,11 +254,8 @@ def encode_announcement(
 
 
 def is_small(service: Service) -> bool:
-    """Whether its announcement is far from too large, whatever has to be escaped in it."""
-    length = characters(service.metadata) + sum(
-        map(len, (service.name, service.address, service.url, service.version, service.host))
-    )
-    return _ESCAPED * length <= MAX_PAYLOAD_BYTES // 2
+    """Whether its announcement is far from too large: a quick look."""
+    return len(_encode(service)) <= MAX_PAYLOAD_BYTES // 2
 
 
 def encode_withdrawal(service: Service, *, seq: int, node: str) -> bytes:

@@ -110,10 +110,12 @@ class CarefulClient(Client):
 
         Otherwise the driver's own task writes it, a little later.
         """
-        now, stream = time.monotonic(), _stream_of(self)
+        now = time.monotonic()
+        if now - self._pushed < _TOGETHER:
+            return
+        stream = _stream_of(self)
         if (
             self._direct
-            and now - self._pushed >= _TOGETHER
             and self.is_connected
             and stream is not None
             and not stream.is_closing()
