@@ -66,8 +66,10 @@ class Asker:
 
     def take_up(self) -> None:
         """Take up what the catalogue wants to know, soon."""
-        self._questions |= self._catalogue.take_questions()
-        self._work.set()
+        questions = self._catalogue.take_questions()
+        if questions:
+            self._questions |= questions
+            self._work.set()
 
     async def run_forever(self) -> None:
         """Do the asking."""

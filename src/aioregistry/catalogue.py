@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple
@@ -40,6 +41,10 @@ MAX_PREDICATES: Final = 64
 OVERDUE: Final = 0.8 / 3
 """The share of its ttl after which a silent instance's node is looked at. Heartbeats come
 after 0.76 of a third of it at the latest."""
+
+TOGETHER: Final = 0.005
+"""That look is put off until a multiple of this share of the ttl, so that many are done at once:
+each would wake up the process by itself otherwise."""
 
 LAST_CALL: Final = 0.8
 """The share of its ttl after which a silent instance is asked whether it lives."""
@@ -554,7 +559,8 @@ class Catalogue:
         if now >= base + ttl * OVERDUE:
             self._overdue.add(entry.node)  # and again: it may be heard now, and crash then
             return min(now + ttl * OVERDUE, base + ttl * LAST_CALL)
-        return base + ttl * OVERDUE
+        due, grid = base + ttl * OVERDUE, ttl * TOGETHER
+        return max(due, math.ceil(due / grid) * grid)  # rounding must not make it too early
 
     def _call(self, entry: _Entry) -> None:
         """Have an instance asked whether it lives."""

@@ -19,6 +19,7 @@ from aioregistry.catalogue import (
     MAX_PREDICATES,
     MAX_TOMBSTONES,
     OVERDUE,
+    TOGETHER,
     TOMBSTONE_TTL,
     Catalogue,
 )
@@ -468,9 +469,24 @@ class TestTheSilent:
         catalogue.announce(announcement("b", incarnation="i2", node="n2"), 1.0)
         assert pass_time(catalogue, TTL * OVERDUE - 0.001) == []
         assert catalogue.take_overdue() == frozenset()
-        pass_time(catalogue, TTL * OVERDUE)
+        pass_time(catalogue, TTL * (OVERDUE + TOGETHER))
         assert catalogue.take_overdue() == {"n1"}
         assert catalogue.take_overdue() == frozenset()
+
+    def test_many_are_looked_at_together(self) -> None:
+        """Whoever keeps the catalogue is woken up each time."""
+        catalogue = Catalogue()
+        for number in range(1000):
+            message = announcement(
+                address=f"a:{number}", incarnation=f"i{number}", node=f"n{number}"
+            )
+            catalogue.announce(message, number / 1000 * TTL / 6)
+        looks = 0
+        while (due := catalogue.next_deadline()) is not None and due <= TTL / 2:
+            catalogue.expire(due)
+            looks += 1
+        assert len(catalogue.take_overdue()) == 1000
+        assert looks <= 1 / 6 / TOGETHER + 2
 
     def test_heartbeats_in_time_raise_no_question(self) -> None:
         catalogue = filled(announcement(node="n1"))

@@ -226,15 +226,14 @@ class Keeper:
             await asyncio.wait(
                 signs, timeout=self._probe_interval, return_when=asyncio.FIRST_COMPLETED
             )
-            answers: list[bool] = []
-            if not any(sign.done() for sign in signs):
-                answers = await asyncio.gather(
-                    *(link.answers(self._probe_timeout) for link in self._links)
-                )
+            answered = True
+            for link in self._links:  # one after the other, so it takes no tasks
+                if answered and not any(sign.done() for sign in signs):
+                    answered = await link.answers(self._probe_timeout)
             for sign in signs:
                 if sign.done():
                     return str(explained(self._address, sign.result()))
-            if not all(answers):
+            if not answered:
                 return self._no_answer(self._probe_timeout)
 
     def _mark_down(self, reason: str) -> None:
