@@ -165,13 +165,16 @@ class Vigil:
         subjects = {self._subjects.alive(node): node for node in sorted(nodes)}
         self._asked = subjects.keys()
         unheard = await self._link.unheard(subjects)
+        answered = self._clock()
         if losses != self._link.losses:
             return  # who lost its own link cannot tell who else did
         gone = {subjects[subject] for subject in unheard}
         for node in nodes - gone:
             self._gone.pop(node, None)
         for node in gone:
-            self._gone.setdefault(node, asked)
+            # The answer may come late, and tells of any moment since the question. So what is
+            # sure to lie between two of them is from the first answer to the second question.
+            self._gone.setdefault(node, answered)
         gone_since = asked - self._patience
         dead = {node: since for node, since in self._gone.items() if since <= gone_since}
         for node in dead:

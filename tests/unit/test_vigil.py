@@ -28,12 +28,14 @@ class Link:
         self.losses = 0
         self.gone: set[str] = set()
         self.looks: list[float] = []
+        self.delay = 0.0
 
     async def wait_connected(self) -> None:
         pass
 
     async def unheard(self, subjects: Collection[str]) -> frozenset[str]:
         self.looks.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(self.delay)
         return frozenset(each for each in subjects if each.rpartition(".")[2] in self.gone)
 
 
@@ -73,6 +75,30 @@ class Scene:
             self.catalogue.expire(self.clock())
             self.vigil.take_up()
             await asyncio.sleep(ROUND)
+
+
+@pytest.mark.parametrize("look_interval", [0.25, None])
+def test_an_answer_that_comes_late_says_nothing_of_the_time_before(
+    look_interval: float | None,
+) -> None:
+    """The broker hung, or this process did: the question was old when it was answered."""
+
+    async def main() -> None:
+        scene = Scene(look_interval)
+        while not scene.link.looks:
+            scene.link.delay = RECONNECTED + 1
+            await scene.pass_time(ROUND)
+        await scene.pass_time(RECONNECTED)
+        scene.link.gone.add("n1")  # cut off just before the answer, and soon back
+        scene.link.delay = 0.0
+        cut = scene.clock()
+        await scene.pass_time(RECONNECTED)
+        assert not scene.dead
+        await scene.pass_time(2.0)
+        assert scene.dead["i1"] > cut + RECONNECTED
+        scene.work.cancel()
+
+    run_virtual(main())
 
 
 def test_where_looks_are_cheap_the_second_comes_as_early_as_it_may() -> None:
