@@ -31,6 +31,7 @@ from aioregistry.integrations.aiohttp_server import REGISTRY, register, serve
 from benchmarks.figures import Budget, Figure
 from benchmarks.fleet import TTL
 from benchmarks.plan import Plan
+from benchmarks.polling import until
 from benchmarks.processes import Part
 
 CLIENTS = ("httpx", "httpx2", "aiohttp")
@@ -160,8 +161,7 @@ class Provider:
         app.router.add_post("/items", _answer)
         where: Any = {"host": "127.0.0.1", "port": self._port, "access_log": None}
         self._serving = asyncio.create_task(serve(app, stop=self._stop, **where))
-        while not (registry := app.get(REGISTRY)) or not registry.registered:  # noqa: ASYNC110 - once
-            await asyncio.sleep(0.01)
+        await until(lambda: bool((registry := app.get(REGISTRY)) and registry.registered))
 
     async def close(self) -> None:
         """Withdraw, drain and stop."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,15 +30,15 @@ _BUDGET = Budget(1 / 0.8)
 the clock says the same on a machine that has nothing else to do."""
 
 
-class Receiver:
+class Receiver(ABC):
     """Counts messages, and what they cost this process."""
 
     def __init__(self) -> None:
         self._before = (0, 0.0, 0.0)
 
+    @abstractmethod
     def count(self) -> int:
         """How many messages were received so far."""
-        raise NotImplementedError
 
     async def expect(self) -> None:
         """What comes from now on is measured by `received`."""

@@ -107,11 +107,9 @@ def shape(plan: Plan) -> Iterator[Figure]:
     """Ten thousand beside one thousand."""
     for what, work in WORK.items():
         for spread in ("one name", "many names"):
-
-            def cost(size: int, work: Callable[[int, int], float] = work) -> float:
-                return work(size, 1 if spread == "one name" else size // 10)  # noqa: B023
-
-            pairs = [(cost(_MANY), cost(_FEW)) for _ in range(2 if plan.quick else plan.rounds)]
+            sizes = [(size, 1 if spread == "one name" else size // 10) for size in (_MANY, _FEW)]
+            rounds = range(2 if plan.quick else plan.rounds)
+            pairs = [[work(*size) for size in sizes] for _ in rounds]
             many, few = zip(*pairs, strict=True)
             yield Figure(
                 f"growth: {_MANY:,} of {spread} {what}",

@@ -393,12 +393,11 @@ class Catalogue:
 
     def _fill(self, selection: Selection, name: str, predicate: Predicate) -> None:
         entries = self._views[name].entries.values()
-        selection.services = tuple(filter(predicate, [entry.service for entry in entries]))
-        selection.trusted = selection.services
+        matching = [entry for entry in entries if predicate(entry.service)]
+        selection.services = selection.trusted = tuple([entry.service for entry in matching])
         if self._doubted:
-            heard = [entry.service for entry in entries if entry.node not in self._doubted]
-            trusted = tuple(filter(predicate, heard))
-            if 2 * len(trusted) >= len(selection.services):
+            trusted = tuple([e.service for e in matching if e.node not in self._doubted])
+            if 2 * len(trusted) >= len(matching):
                 selection.trusted = trusted
         selection.stale = False
 

@@ -44,7 +44,7 @@ Predicate = Callable[[Service], bool]
 
 _V = TypeVar("_V")
 
-# Python takes ten times as long to look a member up in its enumeration as to compare it.
+# Python 3.11 takes ten times as long to look a member up in its enumeration as to compare it.
 _PASSING: Final = Status.PASSING
 _CRITICAL: Final = Status.CRITICAL
 

@@ -163,6 +163,19 @@ def lose_an_event(patch: Patch) -> None:
     patch.setattr(Watch, "offer", forgetful)
 
 
+def tell_every_change_by_itself(patch: Patch) -> None:
+    offer, numbers = Watch.offer, iter(range(10**9))
+
+    def piecemeal(self: Any, event: ServiceEvent) -> None:
+        waiting: dict[Any, Any] = self._pending
+        alone: dict[Any, Any] = {}
+        self._pending = alone
+        offer(self, event)
+        self._pending = waiting | {next(numbers): change for change in alone.values()}
+
+    patch.setattr(Watch, "offer", piecemeal)
+
+
 def forget_to_subscribe_again(patch: Patch) -> None:
     attach, known = SimulatedNetwork.attach, set[SimulatedTransport]()
 
@@ -221,6 +234,7 @@ BUGS: list[tuple[Callable[[Patch], None], str, dict[str, Any]]] = [
     ),
     (send_everything_twice, "bounded", {**SMALL, "faults": ("observer",)}),
     (lose_an_event, "consistent", SMALL),
+    (tell_every_change_by_itself, "bounded", SMALL),
     (forget_to_subscribe_again, "sound complete convergent", {**SMALL, "faults": ("broker",)}),
     (stop_beating_after_a_while, "sound", {**SMALL, "faults": ("loss",)}),
 ]

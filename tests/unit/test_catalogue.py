@@ -585,6 +585,20 @@ class TestTheSilent:
         catalogue.doubt(())
         assert catalogue.doubted == set()
 
+    def test_a_doubt_asks_no_predicate_twice(self) -> None:
+        catalogue = filled(
+            *(announcement(address=f"a:{n}", incarnation=f"i{n}", node=f"n{n}") for n in range(4))
+        )
+        catalogue.doubt({"n0"})
+        asked: list[str] = []
+
+        def predicate(service: Service) -> bool:
+            asked.append(service.id)
+            return True
+
+        assert len(catalogue.select("orders", predicate).trusted) == 3
+        assert asked == ["i0", "i1", "i2", "i3"]
+
     def test_there_is_no_doubt_about_whom_nobody_could_have_heard(self) -> None:
         catalogue = filled(*fleet(2, node="n1"), announcement("b", incarnation="x", node="n2"))
         catalogue.announce(fleet(2, node="n1")[1], 1.0)

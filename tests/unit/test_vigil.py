@@ -85,12 +85,12 @@ def test_an_answer_that_comes_late_says_nothing_of_the_time_before(
 
     async def main() -> None:
         scene = Scene(look_interval)
+        scene.link.delay = RECONNECTED + 1
         while not scene.link.looks:
-            scene.link.delay = RECONNECTED + 1
             await scene.pass_time(ROUND)
+        scene.link.delay = 0.0  # of the next looks: this one is under way
         await scene.pass_time(RECONNECTED)
-        scene.link.gone.add("n1")  # cut off just before the answer, and soon back
-        scene.link.delay = 0.0
+        scene.link.gone.add("n1")
         cut = scene.clock()
         await scene.pass_time(RECONNECTED)
         assert not scene.dead
