@@ -113,6 +113,21 @@ def test_a_partition_is_noticed_and_healed() -> None:
     assert run_virtual(main()) == [LinkState.DISCONNECTED, LinkState.CONNECTED]
 
 
+def test_a_request_ends_with_its_link() -> None:
+    async def main() -> float:
+        network = SimulatedNetwork()
+        transport = network.process().transport()
+        await transport.connect(lambda state, reason: None)
+        flushing = asyncio.create_task(transport.flush())
+        await asyncio.sleep(0)
+        network.stop()
+        with pytest.raises(TransportError):
+            await flushing
+        return network.now
+
+    assert run_virtual(main()) < 0.2
+
+
 def test_a_frozen_process_sends_and_handles_nothing_until_it_thaws() -> None:
     async def main() -> None:
         network, heard = SimulatedNetwork(), list[bytes]()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -48,6 +49,7 @@ class SimulatedTransport:
         self._network = process.network
         self._on_state: StateHandler = _ignore
         self._losses = 0
+        self._lost = asyncio.Event()
         self._closed = False
         self._backlog: deque[tuple[Interest, Message]] = deque()
         self._all_read = asyncio.Event()
@@ -198,6 +200,7 @@ class SimulatedTransport:
         if self.connected and losses == self._losses:
             self._losses += 1
             self.connected = False
+            self._lost.set()
             self._network.detach(self)
             self._network.monitor.changed(self.process, "disconnected")
             self._on_state(LinkState.DISCONNECTED, reason)
@@ -210,6 +213,7 @@ class SimulatedTransport:
 
     def _connect(self) -> None:
         self.connected = True
+        self._lost = asyncio.Event()
         self._network.attach(self)
         self._network.monitor.changed(self.process, "connected")
 
@@ -221,7 +225,9 @@ class SimulatedTransport:
         await self._until(max(self.sent_until, self._loop.time() + self._network.lag(self.process)))
         self._check_link(losses)
         if not self.session or not self.process.reachable:
-            await asyncio.sleep(_ANSWER_LIMIT)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._lost.wait(), _ANSWER_LIMIT)
+            self._check_link(losses)
             raise TransportError(f"no answer from {self.address}")
         return losses
 
