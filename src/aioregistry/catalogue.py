@@ -30,9 +30,12 @@ TOMBSTONE_TTL: Final = 120.0
 """How long a withdrawn or replaced incarnation stays dead, in seconds: far longer than a
 message can be late."""
 
-LATE: Final = 5.0
-"""How late a message may be, in seconds, once the incarnation that replaced its sender's is
-gone too: if the sender then goes on announcing, it is alive, and was so all the time."""
+LATE: Final = 2.0
+"""How late a message may be, in seconds. Who announces longer after it was replaced is alive, and
+was so all the time; it comes back when the incarnation that replaced it is gone."""
+
+SOON: Final = 0.1
+"""Within so many seconds it is asked for then: until it answers, nobody finds it."""
 
 MAX_TOMBSTONES: Final = 10_000
 MAX_PREDICATES: Final = 64
@@ -48,6 +51,9 @@ each would wake up the process by itself otherwise."""
 
 LAST_CALL: Final = 0.8
 """The share of its ttl after which a silent instance is asked whether it lives."""
+
+TOO_LATE: Final = 0.85
+"""Who is asked after that share of its ttl may not have the time to answer."""
 
 MASS: Final = 10
 """So many instances falling silent together may mean that the path is broken, not they."""
@@ -216,19 +222,19 @@ class Catalogue:
         entry = view and view.entries.get(message.address or message.url)
         if not entry or message.id not in ("", entry.service.id):
             return None
-        self._release(entry, now)
+        self._release(entry)
         return self._remove(entry, EventType.UNREGISTERED)
 
     def call_late(self, now: float) -> None:
-        """Ask those whose last call was missed, and give them the time to answer it.
+        """Ask those that are silent and were not asked in time, and give them the time to answer.
 
-        For a caller who comes late: on time, everybody is asked before its ttl is over.
+        For a caller who may come late: on time, everybody is asked before its ttl is over.
         """
         for entry in self._take_silent(now):
             if entry.called == self._base(entry):
                 heapq.heappush(self._heap, _Look(entry.due, entry))
             else:
-                self._call(entry)
+                self._call(entry, in_time=True)
                 self._queue(entry, now + entry.ttl * (1 - LAST_CALL))
 
     def silent(self, now: float) -> bool:
@@ -248,7 +254,7 @@ class Catalogue:
             return []
         self.expired += len(silent)
         for entry in silent:
-            self._release(entry, now)
+            self._release(entry)
         return [self._remove(entry, EventType.EXPIRED) for entry in silent]
 
     def expel(
@@ -270,7 +276,7 @@ class Catalogue:
             return []
         self.expired += len(gone)
         for entry in gone:
-            self._release(entry, nodes[entry.node])
+            self._release(entry)
         return [self._remove(entry, EventType.EXPIRED) for entry in gone]
 
     def doubt(self, nodes: Collection[str], *, heard_since: float = _NEVER) -> None:
@@ -328,12 +334,12 @@ class Catalogue:
         return questions
 
     def unanswered(self, question: Question, now: float) -> bool:
-        """Whether a question is still open: the instance is there, and as silent as before."""
+        """Whether a question is still open: the instance may live, and is as silent as before."""
         view = self._views.get(question.name)
         entry = view and view.entries.get(question.place)
-        return bool(
-            entry and entry.service.id == question.id and now >= entry.heard + entry.ttl * LAST_CALL
-        )
+        if not entry:
+            return self._tombstones.get(question.id, now) <= now
+        return entry.service.id == question.id and now >= entry.heard + entry.ttl * LAST_CALL
 
     # ---- what it knows -----------------------------------------------------------------
 
@@ -551,7 +557,7 @@ class Catalogue:
         """When the entry is next looked at; notes what it gives reason to ask."""
         base, ttl = self._base(entry), entry.ttl
         if now >= base + ttl * LAST_CALL:
-            self._call(entry)
+            self._call(entry, in_time=now < base + ttl * TOO_LATE)
             return base + ttl
         if not entry.node:
             return base + ttl * LAST_CALL
@@ -561,9 +567,10 @@ class Catalogue:
         due, grid = base + ttl * OVERDUE, ttl * TOGETHER
         return max(due, math.ceil(due / grid) * grid)  # rounding must not make it too early
 
-    def _call(self, entry: _Entry) -> None:
+    def _call(self, entry: _Entry, *, in_time: bool) -> None:
         """Have an instance asked whether it lives."""
-        entry.called = self._base(entry)
+        if in_time:
+            entry.called = self._base(entry)
         self._questions.add(_question(entry))
 
     def _take_silent(self, now: float) -> dict[_Entry, None]:
@@ -624,11 +631,17 @@ class Catalogue:
         while len(tombstones) > MAX_TOMBSTONES or tombstones[next(iter(tombstones))] <= now:
             del tombstones[next(iter(tombstones))]
 
-    def _release(self, entry: _Entry, now: float) -> None:
-        """An incarnation is gone; the one that it replaced may turn out to be alive."""
-        tombstones = self._tombstones
-        if entry.predecessor in tombstones:
-            tombstones[entry.predecessor] = min(tombstones[entry.predecessor], now + LATE)
+    def _release(self, entry: _Entry) -> None:
+        """An incarnation is gone; the one that it replaced may be alive, so ask it.
+
+        Then the message that seemed to replace it was a late one of an older incarnation, or both
+        claimed the same address.
+        """
+        service, predecessor = entry.service, entry.predecessor
+        if predecessor in self._tombstones:
+            self._tombstones[predecessor] -= TOMBSTONE_TTL - LATE
+            place = service.address or service.url
+            self._questions.add(Question(service.name, place, predecessor, SOON))
 
     def _buried(self, incarnation: str, now: float) -> bool:
         if not incarnation or self._tombstones.get(incarnation, now) <= now:

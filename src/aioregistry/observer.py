@@ -33,10 +33,6 @@ LATE: Final = 0.25
 """An answer of the broker so many seconds late means that it hung, or that our event loop was
 blocked, and that what arrived meanwhile may not have been read yet."""
 
-BEHIND: Final = 0.05
-"""A timer so many seconds late means that the event loop was blocked, and that the questions
-before an expiry may not have been asked in time."""
-
 _CATCH_UPS: Final = 3
 
 RETURN: Final = 0.8
@@ -106,7 +102,9 @@ class Observer:
         self.catalogue = Catalogue(accept=accept, max_instances=settings.max_instances)
         self.inquiries = Inquiries()
         self.asker = Asker(link, self._subjects, self.catalogue, rng=rng, clock=clock)
-        self.vigil = Vigil(link, self._subjects, self.catalogue, self._publish_all, clock=clock)
+        self.vigil = Vigil(
+            link, self._subjects, self.catalogue, self._publish_removals, clock=clock
+        )
         self._alarm = Alarm()
         self._observed: dict[str, _Observation] = {}
         self._wildcards: list[str] = []
@@ -173,7 +171,7 @@ class Observer:
                     await _end(observation)
         for pattern in tuple(self._observed):  # what a wider pattern had covered
             await self._subscribe(pattern)
-        self._publish_all(self.catalogue.forget(self._is_observed))
+        self._publish_removals(self.catalogue.forget(self._is_observed))
 
     # ---- the side of the watches -------------------------------------------------------
 
@@ -233,16 +231,15 @@ class Observer:
         """Expire what falls silent, for as long as the link is up."""
         while True:
             await self._link.wait_connected()
-            due = self.catalogue.next_deadline()
-            await self._alarm.sleep_until(due)
+            await self._alarm.sleep_until(self.catalogue.next_deadline())
             if not self._link.connected:
                 continue
-            if due is not None and self._clock() - due > BEHIND:
+            if self.catalogue.silent(self._clock()):
+                self.asker.take_up()
+                if not await self._catch_up():
+                    continue
                 self.catalogue.call_late(self._clock())
-            if self.catalogue.silent(self._clock()) and not await self._catch_up():
-                continue
-            self._publish_all(self.catalogue.expire(self._clock()))
-            self.asker.take_up()
+            self._publish_removals(self.catalogue.expire(self._clock()))
             self.vigil.take_up()
 
     # ---- messages ----------------------------------------------------------------------
@@ -300,7 +297,7 @@ class Observer:
         self.withdrawals += 1
         event = self.catalogue.withdraw(message, self._clock())
         if event is not None:
-            self._publish(event)
+            self._publish_removals([event])
 
     def _decode(self, name: str, subject: str, payload: bytes) -> wire.Announcement | None:
         try:
@@ -316,9 +313,10 @@ class Observer:
         )
         return None
 
-    def _publish_all(self, events: Iterable[ServiceEvent]) -> None:
+    def _publish_removals(self, events: Iterable[ServiceEvent]) -> None:
         for event in events:
             self._publish(event)
+        self.asker.take_up()
 
     def _publish(self, event: ServiceEvent) -> None:
         for watch in list(self._watches):  # one whose predicate raises detaches itself

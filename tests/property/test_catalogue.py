@@ -96,14 +96,13 @@ class Model:
         key = (message.name, message.address or message.url)
         known = self.records.get(key)
         if known is not None and message.id in ("", known.service.id):
-            self.release(known, now)
+            self.release(known)
             del self.records[key]
 
-    def release(self, record: Record, now: float) -> None:
-        """Whom it replaced may speak again soon."""
+    def release(self, record: Record) -> None:
+        """Whom it replaced may speak again, soon after it was replaced."""
         if record.predecessor in self.dead_until:
-            until = self.dead_until[record.predecessor]
-            self.dead_until[record.predecessor] = min(until, now + LATE)
+            self.dead_until[record.predecessor] -= TOMBSTONE_TTL - LATE
 
     def expiry(self, record: Record) -> float:
         return max(record.heard, self.forgiven) + record.ttl
@@ -122,7 +121,7 @@ class Model:
             self.forgiven = now
         else:
             for key in gone:
-                self.release(self.records[key], now)
+                self.release(self.records[key])
             self.remove(gone)
 
     def expel(self, nodes: dict[str, float]) -> None:
@@ -133,7 +132,7 @@ class Model:
         }
         if not self.is_mass(len(gone)):
             for key in gone:
-                self.release(self.records[key], nodes[self.records[key].node])
+                self.release(self.records[key])
             self.remove(gone)
 
     def is_mass(self, number: int) -> bool:

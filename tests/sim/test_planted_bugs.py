@@ -60,6 +60,7 @@ def skip_the_resync_after_a_reconnect(patch: Patch) -> None:
 
 def give_no_grace_after_a_reconnect(patch: Patch) -> None:
     patch.setattr(Catalogue, "forgive", nothing)
+    patch.setattr(Catalogue, "call_late", nothing)  # being asked would save them, too
 
 
 def forget_to_hear_a_withdrawal(patch: Patch) -> None:
@@ -109,11 +110,8 @@ def expire_before_reading_what_waits(patch: Patch) -> None:
     async def blind(_: Observer) -> bool:
         return True
 
-    def rash(_: Catalogue, _now: float) -> None:
-        """The last call after a block would give what waits the time to be read."""
-
     patch.setattr(Observer, "_catch_up", blind)
-    patch.setattr(Catalogue, "call_late", rash)
+    patch.setattr(Catalogue, "call_late", nothing)  # that would give what waits time to be read
 
 
 def take_old_content_for_new(patch: Patch) -> None:

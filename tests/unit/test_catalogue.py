@@ -256,11 +256,30 @@ class TestRestarts:
     def test_of_two_at_one_address_the_older_comes_back_when_the_newer_is_gone(self) -> None:
         catalogue = filled(announcement(incarnation="old"), announcement(incarnation="new"))
         assert catalogue.announce(announcement(incarnation="old"), 1.0) is None
-        assert catalogue.withdraw(withdrawal(incarnation="new"), 2.0)
-        assert catalogue.announce(announcement(incarnation="old"), 2.5) is None  # maybe late
-        back = announced(catalogue, announcement(incarnation="old"), 2.0 + LATE)
+        assert catalogue.withdraw(withdrawal(incarnation="new"), 1.5)
+        assert catalogue.announce(announcement(incarnation="old"), LATE - 0.1) is None  # maybe late
+        back = announced(catalogue, announcement(incarnation="old"), LATE)
         assert back.type is EventType.REGISTERED
-        assert catalogue.announce(announcement(incarnation="new"), 2.1 + LATE) is None
+        assert catalogue.announce(announcement(incarnation="new"), LATE + 0.1) is None
+
+    def test_the_one_that_was_replaced_is_asked_for_when_the_other_falls_silent(self) -> None:
+        catalogue = filled(announcement(incarnation="old"), announcement(incarnation="new"))
+        pass_time(catalogue, TTL - 0.01)
+        catalogue.take_questions()
+        assert [event.type for event in pass_time(catalogue, TTL)] == [EventType.EXPIRED]
+        (question,) = catalogue.take_questions()
+        assert (question.name, question.place, question.id) == ("orders", "a:1", "old")
+        assert catalogue.unanswered(question, TTL)
+        announced(catalogue, announcement(incarnation="old"), TTL)  # so it does live
+        assert not catalogue.unanswered(question, TTL)
+
+    def test_the_one_that_was_replaced_is_not_asked_once_it_was_withdrawn(self) -> None:
+        catalogue = filled(announcement(incarnation="old"), announcement(incarnation="new"))
+        pass_time(catalogue, TTL - 0.01)
+        catalogue.withdraw(withdrawal(incarnation="old"), TTL - 0.01)
+        catalogue.take_questions()
+        assert [event.type for event in pass_time(catalogue, TTL)] == [EventType.EXPIRED]
+        assert not any(catalogue.unanswered(each, TTL) for each in catalogue.take_questions())
 
     def test_tombstones_are_bounded_in_time(self) -> None:
         catalogue = filled(announcement())
@@ -538,8 +557,17 @@ class TestTheSilent:
         assert (question.name, question.place, question.id) == ("orders", "http://a/", "i1")
         announced(catalogue, announcement(address="", url="http://a/", incarnation="i2"), 2.9)
         assert not catalogue.unanswered(question, 2.9)
-        pass_time(catalogue, 10.0)
-        assert not catalogue.unanswered(question, 10.0)
+        catalogue.withdraw(withdrawal(address="http://a/", incarnation="i2"), 2.9)
+        assert not catalogue.unanswered(question, 2.9)
+
+    def test_who_was_asked_too_late_is_asked_again_before_it_expires(self) -> None:
+        catalogue = filled(announcement())
+        assert catalogue.expire(TTL - 0.1) == []  # the broker was slow to answer meanwhile
+        assert len(catalogue.take_questions()) == 1
+        catalogue.call_late(TTL)
+        assert len(catalogue.take_questions()) == 1
+        assert catalogue.expire(TTL) == []
+        assert len(pass_time(catalogue, TTL + TTL * (1 - LAST_CALL))) == 1
 
     def test_expel_removes_what_dead_nodes_have_not_spoken_for_since(self) -> None:
         catalogue = filled(*fleet(2, node="dead"), announcement("b", incarnation="x", node="live"))

@@ -14,7 +14,9 @@ The numbers:
   ttl plus one heartbeat interval, counted from `RETURN` after a reconnect of the observer. Each
   plus the time that messages take (`LAG`), which is needed up to three times before an expiry
   while the broker answers slowly; and plus one ttl where the guard against mass silence held.
-  Who lives and is online is known `GRACE` after both came online, where no message gets lost.
+  Who lives and is online is known `GRACE` after both came online, where no message gets lost;
+  and if a late message of an older incarnation was taken for news, `GRACE` after that one is
+  found gone, or after the first heartbeat that comes `LATE` after the mistake.
 - *Convergent*: one ttl and one second after the faults stopped and the links are back, which
   takes 3 s at most, every observer knows the truth (plus one ttl where the guard held).
 - *Consistent*: what a watcher was told adds up to the catalogue; nothing comes back after its
@@ -36,7 +38,16 @@ if TYPE_CHECKING:
     from aioregistry.testing.simulation.plan import Plan
     from aioregistry.testing.simulation.view import View
 
-__all__ = ["GRACE", "LAG", "PROMPT", "check_dead", "check_event", "check_living", "check_removal"]
+__all__ = [
+    "GRACE",
+    "LAG",
+    "PROMPT",
+    "check_dead",
+    "check_event",
+    "check_living",
+    "check_removal",
+    "note_mistake",
+]
 
 LAG: Final = 2 * (MAX_DELAY + MAX_LATENCY + BUCKET)
 """How long a message takes at most from process to process, in seconds."""
@@ -52,6 +63,9 @@ SILENT: Final = 0.8 / 3
 
 GONE: Final = 2.15
 """How long a node has to be gone to be taken for dead, in seconds."""
+
+LATE: Final = 2.0
+"""How late a message may be, in seconds."""
 
 RETURN: Final = 0.8
 """By so many seconds after a reconnect of the observer its time of grace begins."""
@@ -90,6 +104,23 @@ def check_event(view: View, event: ServiceEvent) -> None:
         return
     if life.versions.index(service) < life.versions.index(previous):
         ledger.violated("consistent", f"{view.process.name}: {service.id} is back at an old state")
+
+
+def note_mistake(view: View, event: ServiceEvent, plan: Plan) -> None:
+    """Note until when an instance may be hidden by an older incarnation.
+
+    A late message of that one looks like a restart to whoever did not know it. The mistake is
+    seen when nothing more is heard of it; `LATE` after it, the living one is believed again.
+    """
+    key, now = event.service.key, view.process.network.now
+    if event.type is EventType.UPDATED and event.previous is not None:
+        lives = view.ledger.lives
+        new, old = lives.get(event.service.id), lives.get(event.previous.id)
+        if new is not None and old is not None and new.born < old.born:
+            view.mistaken[key] = now
+    elif key in view.mistaken and event.type is not EventType.REGISTERED:
+        early = now < view.mistaken[key] + LATE
+        view.mistaken[key] = view.mistaken[key] + LATE + plan.interval if early else now
 
 
 def check_removal(view: View, event: ServiceEvent, plan: Plan) -> None:
@@ -151,7 +182,9 @@ def check_living(view: View, plan: Plan) -> None:
         return
     for key, life in ledger.alive.items():
         online = ledger.uptime(life.process).since
-        if key in view.folded or online is None or max(online, life.born) > latest:
+        if key in view.folded or online is None:
+            continue
+        if max(online, life.born, view.mistaken.get(key, 0.0)) > latest:
             continue
         ledger.violated(
             "complete",

@@ -12,7 +12,7 @@ from aioregistry.errors import RegistryError
 from aioregistry.registry import Registry
 from aioregistry.service import EventType, Service, ServiceEvent
 from aioregistry.testing.process import ProcessCrashed, SimulatedProcess
-from aioregistry.testing.simulation.invariants import check_event, check_removal
+from aioregistry.testing.simulation.invariants import check_event, check_removal, note_mistake
 from aioregistry.testing.simulation.ledger import Inbox, Ledger
 from aioregistry.testing.simulation.plan import Plan
 from aioregistry.testing.simulation.trace import Trace
@@ -45,6 +45,7 @@ class View:
         process: as given.
         inbox: what has reached it.
         folded: what the events of the quick watcher add up to.
+        mistaken: by key, until when an older incarnation may have hidden the living one.
         draining: whether the slow watcher is at work.
         expired: how many expiries it saw.
         times_held: how often its guard against mass silence acted.
@@ -56,6 +57,7 @@ class View:
         self.ledger = ledger
         self.inbox = ledger.inboxes[process] = Inbox()
         self.folded: Fold = {}
+        self.mistaken: dict[tuple[str, str], float] = {}
         self.held_at = float("-inf")
         self.draining = False
         self.expired = self.times_held = 0
@@ -159,6 +161,7 @@ class View:
                     self.process.name, event.type.value, event.service.id, event.service.key
                 )
                 check_event(self, event)
+                note_mistake(self, event, self._plan)
                 self.expired += event.type is EventType.EXPIRED
                 if event.type in _REMOVALS:
                     check_removal(self, event, self._plan)
