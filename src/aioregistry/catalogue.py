@@ -220,7 +220,11 @@ class Catalogue:
             self._bury(message.id, now)
         view = self._views.get(message.name)
         entry = view and view.entries.get(message.address or message.url)
-        if not entry or message.id not in ("", entry.service.id):
+        if not entry:
+            return None
+        if message.id not in ("", entry.service.id):
+            if message.id == entry.predecessor:
+                entry.predecessor = ""  # it will not be back
             return None
         self._release(entry)
         return self._remove(entry, EventType.UNREGISTERED)

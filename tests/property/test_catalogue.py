@@ -95,9 +95,13 @@ class Model:
         self.kill(message.id, now)
         key = (message.name, message.address or message.url)
         known = self.records.get(key)
-        if known is not None and message.id in ("", known.service.id):
+        if known is None:
+            return
+        if message.id in ("", known.service.id):
             self.release(known)
             del self.records[key]
+        elif message.id == known.predecessor:
+            self.records[key] = replace(known, predecessor="")
 
     def release(self, record: Record) -> None:
         """Whom it replaced may speak again, soon after it was replaced."""

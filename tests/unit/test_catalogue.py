@@ -273,13 +273,15 @@ class TestRestarts:
         announced(catalogue, announcement(incarnation="old"), TTL)  # so it does live
         assert not catalogue.unanswered(question, TTL)
 
-    def test_the_one_that_was_replaced_is_not_asked_once_it_was_withdrawn(self) -> None:
+    def test_the_one_that_was_replaced_does_not_come_back_once_it_was_withdrawn(self) -> None:
         catalogue = filled(announcement(incarnation="old"), announcement(incarnation="new"))
         pass_time(catalogue, TTL - 0.01)
-        catalogue.withdraw(withdrawal(incarnation="old"), TTL - 0.01)
+        assert catalogue.withdraw(withdrawal(incarnation="old"), TTL - 0.01) is None
         catalogue.take_questions()
         assert [event.type for event in pass_time(catalogue, TTL)] == [EventType.EXPIRED]
-        assert not any(catalogue.unanswered(each, TTL) for each in catalogue.take_questions())
+        assert catalogue.take_questions() == frozenset()
+        assert catalogue.announce(announcement(incarnation="old"), TOMBSTONE_TTL) is None
+        assert len(catalogue) == 0
 
     def test_tombstones_are_bounded_in_time(self) -> None:
         catalogue = filled(announcement())

@@ -25,6 +25,7 @@ __all__ = ["Broker", "nats_server", "redis_server", "unused_port"]
 
 _START_TIMEOUT = 10.0
 _STOP_TIMEOUT = 5.0
+_PROCESSES = 64
 
 
 class Broker:
@@ -158,8 +159,11 @@ def unused_port() -> int:
     elsewhere): one of these could take it before a restart, and whoever keeps dialling a port of
     its own machine at which nobody listens may even get through, to itself.
     """
-    # Of the system, since test processes that seed their generators alike would all pick the same.
-    for port in random.SystemRandom().sample(range(10_000, 32_768), 100):
+    # Another process may pick the same one before either of them uses it, so test processes that
+    # run side by side pick from ports of their own: their ids follow one another. At random, and
+    # not by a generator that tests may seed, for the sake of all the others.
+    ports = range(10_000 + os.getpid() % _PROCESSES, 32_768, _PROCESSES)
+    for port in random.SystemRandom().sample(ports, 100):
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port
