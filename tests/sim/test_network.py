@@ -128,6 +128,23 @@ def test_a_request_ends_with_its_link() -> None:
     assert run_virtual(main()) < 0.2
 
 
+def test_a_request_that_nobody_answers_ends_when_the_transport_is_closed() -> None:
+    async def main() -> float:
+        network = SimulatedNetwork()
+        process = network.process()
+        transport = process.transport()
+        await transport.connect(lambda state, reason: None)
+        process.partition()
+        flushing = asyncio.create_task(transport.flush())
+        await asyncio.sleep(0.1)
+        await transport.aclose()
+        with pytest.raises(TransportError, match="closed"):
+            await flushing
+        return network.now
+
+    assert run_virtual(main()) < 0.2
+
+
 def test_a_frozen_process_sends_and_handles_nothing_until_it_thaws() -> None:
     async def main() -> None:
         network, heard = SimulatedNetwork(), list[bytes]()

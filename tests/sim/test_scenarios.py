@@ -178,7 +178,16 @@ def test_a_blocked_observer_does_not_expire_the_living() -> None:
     assert run_virtual(main()) == [EventType.REGISTERED]
 
 
-def test_who_is_silent_is_asked_while_the_broker_is_slow_to_tell_of_another() -> None:
+@pytest.mark.parametrize(
+    ("ttl", "later", "blocked"),
+    [
+        pytest.param(3.0, 1.0, 0.0, id="last call while the broker is slow"),
+        pytest.param(10.0, 1.95, 10.1, id="last call just before that"),
+    ],
+)
+def test_who_is_silent_is_asked_while_the_broker_is_slow_to_tell_of_another(
+    ttl: float, later: float, blocked: float
+) -> None:
     """The broker answers late, so others fall silent before it is certain that the first is."""
 
     async def main() -> list[EventType]:
@@ -194,17 +203,22 @@ def test_who_is_silent_is_asked_while_the_broker_is_slow_to_tell_of_another() ->
             return message.sender is shop and process is till and not asked
 
         async with (
-            dead.registry(ttl=3.0) as silent,
-            shop.registry(ttl=3.0) as provider,
+            dead.registry(ttl=ttl) as silent,
+            shop.registry(ttl=ttl) as provider,
             till.registry() as observer,
         ):
             events = await events_of(observer, "orders")
             await silent.register("orders", "10.0.0.1:80")
             dead.freeze()
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(later)
             living = await provider.register("orders", "10.0.0.2:80")
             await asyncio.sleep(0.5)
             network.drop = drop
+            if blocked:  # both are noticed at once
+                await asyncio.sleep(blocked - later - 0.5)
+                till.freeze()
+                await asyncio.sleep(0.3)
+                till.thaw()
             await asyncio.sleep(20)
             dead.thaw()
             return [event.type for _, event in events if event.service.id == living.service.id]

@@ -144,6 +144,7 @@ class SimulatedTransport:
         """Close the link; see `Transport.aclose`."""
         self._closed = True
         self.connected = False
+        self._lost.set()
         self._network.forget(self)
         if self in self.process.transports:
             self.process.transports.remove(self)
