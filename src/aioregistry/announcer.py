@@ -151,11 +151,12 @@ class Announcer:
         else:
             heapq.heappush(self._answers, (due, name))
 
-    def repeat(self, name: str, now: float) -> None:
-        """Announce again whatever of `name` was announced before."""
-        for announced in self._by_name.get(name, {}).values():
-            if announced.sent > _NEVER:
-                self._queue_earlier(announced, now)
+    def repeat(self, name: str, now: float) -> bool:
+        """Announce again whatever of `name` was announced before; whether there is any."""
+        said = [each for each in self._by_name.get(name, {}).values() if each.sent > _NEVER]
+        for announced in said:
+            self._queue_earlier(announced, now)
+        return bool(said)
 
     def announce_all(self, now: float, spread: float = 0.0) -> None:
         """Announce everything again, within `spread` seconds."""

@@ -482,7 +482,7 @@ class Catalogue:
 
     def _read(self, message: Announcement) -> Service | None:
         """The instance that the message describes; None when it is beyond a limit."""
-        service = message.service(self._shared_metadata(message), self._texts.shared)
+        service = message.service(self._shared_metadata(message), self._texts.__getitem__)
         if len(message.id) > MAX_ID or not fits(service):
             self.refused += 1
             return None
@@ -510,7 +510,7 @@ class Catalogue:
             nodes[entry.node] -= 1
             if not nodes[entry.node]:
                 del nodes[entry.node]
-        entry.node = self._texts.shared(node)
+        entry.node = self._texts[node]
         if node:
             nodes[entry.node] = nodes.get(entry.node, 0) + 1
 
@@ -534,10 +534,10 @@ class Catalogue:
             return known
         if characters(metadata) > _LONGEST_SHARED_METADATA:
             return metadata
-        share = self._texts.shared  # some of its values may be known all the same
-        return self._metadata.shared(
-            FrozenDict({share(key): share(value) for key, value in metadata.items()})
-        )
+        texts = self._texts  # some of its values may be known all the same
+        return self._metadata[
+            FrozenDict({texts[key]: texts[value] for key, value in metadata.items()})
+        ]
 
     def _shared_times(self, message: Announcement) -> tuple[int, float]:
         """The duration and the ttl of a message; the same objects for all that say the same."""

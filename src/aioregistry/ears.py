@@ -74,8 +74,9 @@ class Ears:
         async with self._settling:
             names = list(self._unsettled)
             missing = [name for name in names if name in self._wanted and name not in self._ears]
-            if len(missing) == 1:  # without tasks: where subscribing does not wait, nor does this
-                outcomes = [await self._listen(missing[0])]
+            if self._link.transport.ordered or len(missing) == 1:
+                # Without tasks: where subscribing does not wait, nor does this.
+                outcomes = [await self._listen(name) for name in missing]
             else:
                 outcomes = await asyncio.gather(*map(self._listen, missing))
             for error in filter(None, outcomes):

@@ -109,8 +109,9 @@ class Observer:
         self._observed: dict[str, _Observation] = {}
         self._wildcards: list[str] = []
         self._looked_up: dict[str, None] = {}
-        # In the order in which they came: that of a WeakSet depends on addresses in memory.
-        self._watches = weakref.WeakKeyDictionary[Watch, None]()
+        # In the order in which they came: that of a WeakSet depends on addresses in memory. A
+        # WeakKeyDictionary has it too, and costs every event a dozen calls.
+        self._watches: dict[weakref.ref[Watch], None] = {}
         self._log = LogLimiter(_logger)
         self._closed = False
         self._failure: BaseException | None = None
@@ -180,13 +181,13 @@ class Observer:
         if self._closed:
             watch.end(self._failure)
             return ()
-        self._watches[watch] = None
+        self._watches[weakref.ref(watch, self._forget)] = None
         names = filter(watch.concerns, self.catalogue.names)
         return [service for name in names for service in self.catalogue.services(name)]
 
     def detach(self, watch: Watch) -> None:
         """Offer no more events to `watch`."""
-        self._watches.pop(watch, None)
+        self._forget(weakref.ref(watch))
 
     # ---- what the link reports ---------------------------------------------------------
 
@@ -211,7 +212,7 @@ class Observer:
         refused = [name for name in self._observed if self._subjects_of(name) & error.subscriptions]
         for pattern in refused:
             self._observed[pattern].refusal = error
-        for watch in list(self._watches):
+        for watch in self._open_watches():
             if any(self._is_deaf(pattern) for pattern in watch.observed):
                 watch.end(error)
         for name, inquiry in self.inquiries.items():
@@ -223,7 +224,7 @@ class Observer:
         """End every watch and lookup, with an `error` if that is the cause."""
         self._closed, self._failure = True, error
         self.catalogue.clear()
-        for watch in list(self._watches):
+        for watch in self._open_watches():
             watch.end(error)
         self.inquiries.wake_all()
 
@@ -319,11 +320,18 @@ class Observer:
         self.asker.take_up()
 
     def _publish(self, event: ServiceEvent) -> None:
-        for watch in list(self._watches):  # one whose predicate raises detaches itself
+        for watch in self._open_watches():  # one whose predicate raises detaches itself
             watch.offer(event)
         inquiry = self.inquiries.get(event.service.name)
         if inquiry is not None:
             inquiry.wake()
+
+    def _open_watches(self) -> list[Watch]:
+        """Those that somebody still refers to."""
+        return [watch for reference in list(self._watches) if (watch := reference()) is not None]
+
+    def _forget(self, reference: weakref.ref[Watch]) -> None:
+        self._watches.pop(reference, None)
 
     def _guarded(self, accept: Predicate) -> Predicate:
         """The user's predicate, which must not take the stream of messages down with it."""

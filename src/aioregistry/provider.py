@@ -291,13 +291,16 @@ class Provider:
     async def _announce_at_once(self, announced: Announced) -> None:
         """Announce without the way round by the sender, which must not be at work.
 
-        A new name may be announced before its pings are listened to, and again then. But where
-        many are new, the others are listened to first, so that not all of them are said twice.
+        The pings of a new name are listened to first, where that takes no wait. Elsewhere it is
+        announced at once, and again when they are; but where many are new, the others are
+        listened to first, so that not all of them are said twice.
         """
         async with self._sending:
             with contextlib.suppress(TransportError):  # the sender tries again
                 await self._send_withdrawals()
-                if self._confirm.is_set() and not self._ears.hears(announced.service.name):
+                if not self._ears.hears(announced.service.name) and (
+                    self._link.transport.ordered or self._confirm.is_set()
+                ):
                     await self._listen()
                 await self._publish_announcement(announced)
                 self._announcer.sent(announced, self._clock())
@@ -314,8 +317,8 @@ class Provider:
         """Listen to the pings of what is announced, and to no others."""
         for name in await self._ears.settle():
             # Announced before it was listened for: who asked in between has had no answer.
-            self._announcer.repeat(name, self._clock())
-            self._alarm.wake_for(self._announcer.next_deadline())
+            if self._announcer.repeat(name, self._clock()):
+                self._alarm.wake_for(self._announcer.next_deadline())
 
     async def _send_announcements(self) -> None:
         batch = self._announcer.due(self._clock())

@@ -281,18 +281,18 @@ class Registry:
             RegistryClosed: the registry is closed.
         """
         session = self._live()
-        given: dict[str, Any] = {
-            "address": address,
-            "url": url,
-            "network": network,
-            "version": version,
-            "host": host,
-            "metadata": metadata,
-            "status": None if status is None else Status(status),
-        }
         base = service if isinstance(service, Service) else Service(service)
-        changes = {field: value for field, value in given.items() if value}
-        if changes:
+        if address or url or network or version or host or metadata or status is not None:
+            given: dict[str, Any] = {
+                "address": address,
+                "url": url,
+                "network": network,
+                "version": version,
+                "host": host,
+                "metadata": metadata,
+                "status": None if status is None else Status(status),
+            }
+            changes = {field: value for field, value in given.items() if value}
             base = msgspec.structs.replace(base, **changes)
         check_service(base)
         announced = msgspec.structs.replace(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import TypeVar
 
-__all__ = ["Pool"]
+__all__ = ["Pool", "Texts"]
 
 _T = TypeVar("_T", bound=Hashable)
 
 
-class Pool(Generic[_T]):
-    """Remembers values, up to a number, so that equal ones can be kept once.
+class Pool(dict[_T, _T]):
+    """Remembers values, up to a number, so that equal ones can be kept once: `pool[value]`.
 
     Not `sys.intern`: in some versions of Python what is interned stays for ever, and these
     values come from others.
@@ -21,24 +21,15 @@ class Pool(Generic[_T]):
     """
 
     def __init__(self, room: int) -> None:
+        super().__init__()
         self._room = room
-        self._known: dict[_T, _T] = {}
 
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def get(self, value: _T) -> _T | None:
-        """The first of the values that are equal to this one; None if it would be this one."""
-        return self._known.get(value)
-
-    def shared(self, value: _T) -> _T:
-        """The first of the values that are equal to this one."""
-        known = self._known.get(value)
-        if known is None:
-            if len(self._known) >= self._room:
-                self._known.clear()
-            known = self._known[value] = value
-        return known
+    def __missing__(self, value: _T) -> _T:
+        """Remember a value that is new."""
+        if len(self) >= self._room:
+            self.clear()
+        self[value] = value
+        return value
 
 
 class Texts(Pool[str]):
@@ -53,9 +44,6 @@ class Texts(Pool[str]):
         super().__init__(room)
         self._longest = longest
 
-    def shared(self, value: str) -> str:
-        """The first of the texts that are equal to this one."""
-        known = self._known.get(value)
-        if known is not None:
-            return known
-        return value if len(value) > self._longest else super().shared(value)
+    def __missing__(self, value: str) -> str:
+        """Remember a text that is new, unless it is long."""
+        return value if len(value) > self._longest else super().__missing__(value)

@@ -11,10 +11,9 @@ from typing import Any, cast
 
 import pytest
 import redis
-from nats.protocol.parser import Parser
 
 from aioregistry.testing.brokers import nats_server, redis_server
-from aioregistry.transports import _nats_link
+from aioregistry.transports import _nats_wire
 from tests.chaos.scene import Scene, scene, serving
 from tests.tools import eventually
 
@@ -36,7 +35,7 @@ async def losing(fleet: Scene, *, everybody: bool) -> AsyncGenerator[None]:
 @pytest.fixture
 def plain_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that reads by itself, as a borrowed client does."""
-    monkeypatch.setattr("aioregistry.transports._nats_driver.BatchParser", Parser)
+    monkeypatch.setattr("aioregistry.transports._nats_driver.Parser", object)
 
 
 @pytest.mark.usefixtures("plain_driver")
@@ -115,7 +114,7 @@ async def test_a_slow_consumer_is_cut_off_by_nats(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("plain_driver")
 async def test_messages_dropped_by_the_driver_on_nats(monkeypatch: pytest.MonkeyPatch) -> None:
     """It drops the newest when too many wait: the instances of these are asked for again."""
-    monkeypatch.setattr(_nats_link, "_PENDING_MESSAGES", 10)
+    monkeypatch.setattr(_nats_wire, "_PENDING_MESSAGES", 10)
     async with serving(nats_server()) as broker, scene(broker) as fleet:
         fleet.somebody_dies()
         async with losing(fleet, everybody=False):

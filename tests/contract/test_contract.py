@@ -7,7 +7,6 @@ import fnmatch
 from typing import TYPE_CHECKING
 
 import pytest
-from nats.protocol.parser import Parser
 
 from aioregistry.errors import TransportError
 from aioregistry.testing import TransportCheck, check_transport, transport_checks
@@ -37,12 +36,24 @@ async def test_nats(check: TransportCheck, nats_broker: Broker) -> None:
 
 
 @every_check
+async def test_nats_where_the_driver_writes_by_itself(
+    check: TransportCheck, nats_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a WebSocket, or a driver that keeps its connection where ours does not find it."""
+
+    def nothing(_client: object) -> None:
+        pass
+
+    monkeypatch.setattr("aioregistry.transports._nats_wire.stream_of", nothing)
+    await check(lambda: NatsTransport(nats_broker.url))
+
+
+@every_check
 async def test_nats_where_the_driver_reads_and_writes_by_itself(
     check: TransportCheck, nats_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with a borrowed client, or a driver that keeps its things where ours does not find them."""
-    monkeypatch.setattr("aioregistry.transports._nats_driver.BatchParser", Parser)
-    monkeypatch.setattr("aioregistry.transports._nats_driver._OUTBOX", ("_elsewhere",))
+    """As with a borrowed client, or a driver that keeps its parser where ours does not find it."""
+    monkeypatch.setattr("aioregistry.transports._nats_driver.Parser", object)
     await check(lambda: NatsTransport(nats_broker.url))
 
 
@@ -260,6 +271,13 @@ class SubscribesLater(MemoryTransport):
 
         self.tasks = {asyncio.create_task(later())}
         return await super().subscribe("nothing", ignore)
+
+
+class WaitsAllTheSame(MemoryTransport):
+    async def subscribe(self, pattern: str, handler: Handler) -> Subscription:
+        await self.flush()
+        await asyncio.sleep(0)
+        return await super().subscribe(pattern, handler)
 
 
 class NeverUnsubscribes(MemoryTransport):
@@ -643,6 +661,7 @@ FAULTS: list[tuple[Callable[[MemoryBroker], MemoryTransport], str]] = [
     (OneHandlerPerPattern, "each_subscription_gets_its_own_copy"),
     (OneSubscriptionPerHandler, "one_handler_may_subscribe_twice"),
     (SubscribesLater, "subscription_is_in_place_at_once"),
+    (WaitsAllTheSame, "subscribing_takes_no_wait"),
     (NeverUnsubscribes, "unsubscribe_stops_delivery"),
     (UnsubscribesOnce, "unsubscribe_stops_delivery"),
     (UnsubscribesTwins, "unsubscribe_stops_delivery"),

@@ -67,7 +67,7 @@ async def it_greets(programs: Programs, file: Path) -> None:
         address = event.service.address
         response = await program.serves(f"http://{address}/greet/Ada")
         assert response.json()["greeting"] == "Hello Ada"
-        assert f"greeter is announced at {address}" in program.output
+        await program.writes(f"greeter is announced at {address}")
         await program.stop()
         assert (await anext(watch)).type is EventType.UNREGISTERED
     assert "Traceback" not in program.output

@@ -297,7 +297,7 @@ async def test_a_driver_that_hides_its_connection_is_not_trusted(
     def hidden(_client: object) -> None:
         pass
 
-    monkeypatch.setattr("aioregistry.transports._nats_driver._stream_of", hidden)
+    monkeypatch.setattr("aioregistry.transports._nats_driver.stream_of", hidden)
     broker = await serve(certificates.nats())
     await check_refused(
         lambda: NatsTransport(f"tls://localhost:{broker.port}", tls=certificates.context()),

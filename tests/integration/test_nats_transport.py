@@ -20,11 +20,10 @@ import nats
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.protocol.parser import Parser
 
 from aioregistry.errors import TransportError
 from aioregistry.testing.brokers import Broker, nats_server
-from aioregistry.transports import _nats_driver, _nats_link
+from aioregistry.transports import _nats_driver, _nats_wire
 from aioregistry.transports.base import Handler, LinkState
 from aioregistry.transports.nats import NatsTransport
 
@@ -694,7 +693,7 @@ async def test_a_blocked_event_loop_is_no_loss(nats_broker: Broker) -> None:
 @pytest.fixture
 def plain_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that keeps its parser where ours does not find it: the messages take its way."""
-    monkeypatch.setattr(_nats_driver, "BatchParser", Parser)
+    monkeypatch.setattr(_nats_driver, "Parser", object)
 
 
 async def test_a_subject_that_is_no_utf8_harms_nobody(
@@ -832,7 +831,7 @@ async def test_dropped_messages_are_a_reason_to_resync(
     nats_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pitfall 10: the driver drops the newest messages when its queue is full."""
-    monkeypatch.setattr(_nats_link, "_PENDING_MESSAGES", 10)
+    monkeypatch.setattr(_nats_wire, "_PENDING_MESSAGES", 10)
     async with (
         connected(nats_broker.url, probe_interval=0.1) as (transport, reports),
         connected(nats_broker.url) as (sender, _),

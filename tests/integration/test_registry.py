@@ -385,6 +385,16 @@ async def test_many_registered_together_are_hardly_said_twice(
         assert 200 <= registry.stats().announcements_sent - before <= 205
 
 
+async def test_a_new_name_is_said_once_where_listening_takes_no_wait(make: MakeRegistry) -> None:
+    """Elsewhere twice: who asked before it was listening has had no answer."""
+    async with make() as registry:
+        for number in range(3):
+            await registry.register(f"orders{number}", "10.0.0.4:1")
+            await registry.register(f"orders{number}", "10.0.0.4:2")
+        said = registry.stats().announcements_sent
+        assert said == 6 if open_transport(registry.address).ordered else 6 <= said <= 9
+
+
 async def test_pings_are_heard_for_as_long_as_a_name_is_registered(make: MakeRegistry) -> None:
     async with make() as provider, make() as asker:
         for _ in range(3):

@@ -15,6 +15,7 @@ from nats.errors import ProtocolError
 
 from aioregistry.transports._nats_driver import CarefulClient
 from aioregistry.transports._nats_parser import Receiver
+from aioregistry.transports._nats_wire import Inlet
 
 OURS, THEIRS, ENDED = 1, 22, 333
 
@@ -98,10 +99,57 @@ async def read(pieces: list[bytes]) -> tuple[Seen, list[bytes]]:
     return ours.seen, [waiting.get_nowait().data for _ in range(waiting.qsize())]
 
 
-@given(st.lists(commands(), max_size=12), st.lists(st.integers(0, 10_000), max_size=12))
+class Reader(asyncio.Protocol):
+    """The reader of the driver: what it is given, it parses when it gets its turn."""
+
+    def __init__(self, parser: Any) -> None:
+        self._parser = parser
+        self._data = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+
+    async def turn(self) -> None:
+        data, self._data = self._data, b""
+        if data:
+            await self._parser.parse(data)
+
+
+async def read_directly(pieces: list[tuple[bytes, bool]]) -> tuple[Seen, list[bytes]]:
+    """The same past the reader of the driver, which gets a turn after some of the pieces."""
+    client: Any = CarefulClient()
+    parser = client.parser
+    ours = parser.receivers[b"%d" % OURS] = Recorder()
+    theirs: Any = Subscription(client, THEIRS, "theirs", cb=ignore)
+    client._subs = {THEIRS: theirs}
+    reader = Reader(parser)
+    inlet = Inlet(reader, parser)
+    for piece, turn in [*pieces, (b"", True)]:
+        inlet.data_received(piece)
+        if turn:
+            await reader.turn()
+    waiting = theirs._pending_queue
+    return ours.seen, [waiting.get_nowait().data for _ in range(waiting.qsize())]
+
+
+streams = st.lists(commands(), max_size=12)
+pieces_of = st.lists(st.integers(0, 10_000), max_size=12)
+
+
+@given(streams, pieces_of)
 def test_any_stream_in_any_pieces(stream: list[tuple[bytes, int, Any]], places: list[int]) -> None:
     pieces = cut(b"".join(raw for raw, _, _ in stream), places)
     ours, theirs = asyncio.run(read(pieces))
+    assert ours == [what for _, whose, what in stream if whose == OURS]
+    assert theirs == [what for _, whose, what in stream if whose == THEIRS]
+
+
+@given(streams, pieces_of, st.lists(st.booleans(), min_size=13, max_size=13))
+def test_any_stream_past_the_reader(
+    stream: list[tuple[bytes, int, Any]], places: list[int], turns: list[bool]
+) -> None:
+    pieces = cut(b"".join(raw for raw, _, _ in stream), places)
+    ours, theirs = asyncio.run(read_directly(list(zip(pieces, turns, strict=False))))
     assert ours == [what for _, whose, what in stream if whose == OURS]
     assert theirs == [what for _, whose, what in stream if whose == THEIRS]
 
@@ -120,3 +168,5 @@ async def test_thousands_of_refusals_in_one_piece() -> None:
 async def test_what_is_not_the_protocol_is_refused(garbage: bytes) -> None:
     with pytest.raises(ProtocolError):
         await read([b"+OK\r\n", garbage])
+    with pytest.raises(ProtocolError):
+        await read_directly([(b"+OK\r\n", True), (garbage, True)])

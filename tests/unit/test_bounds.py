@@ -197,10 +197,10 @@ def test_predicates(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_shared() -> None:
     pool = Pool[str](3)
     first = str(b"ab", "ascii")
-    assert pool.shared(first) is first
-    assert pool.shared(str(b"ab", "ascii")) is first
+    assert pool[first] is first
+    assert pool[str(b"ab", "ascii")] is first
     for number in range(10):
-        assert pool.shared(str(number)) == str(number)
+        assert pool[str(number)] == str(number)
         assert len(pool) <= 3
 
 
@@ -210,7 +210,7 @@ def test_what_is_large_is_not_kept_for_those_to_come() -> None:
         announce(catalogue, add=f"h:{number}", id="", v="x" * 1000, kv={"k": f"{number:01100}"})
     assert len(catalogue) == 200
     assert len(catalogue._metadata) == 0
-    assert all(len(text) <= 128 for text in catalogue._texts._known)
+    assert all(len(text) <= 128 for text in catalogue._texts)
 
 
 # Log lines --------------------------------------------------------------------------------

@@ -387,6 +387,17 @@ async def subscription_is_in_place_at_once(stage: _Stage) -> None:
     await stage.expect(nobody, [])
 
 
+async def subscribing_takes_no_wait(stage: _Stage) -> None:
+    """A transport that calls itself `ordered` subscribes without waiting for the broker."""
+    transport = await stage.connect()
+    if not transport.ordered:
+        return
+    for pattern in (stage.subject("news"), stage.subject("*"), stage.subject(">")):
+        subscribing = asyncio.ensure_future(transport.subscribe(pattern, _Inbox("a handler")))
+        await asyncio.sleep(0)
+        _require(subscribing.done(), f"it is ordered, but to subscribe to {pattern!r} it waits")
+
+
 async def unsubscribe_stops_delivery(stage: _Stage) -> None:
     """No handler call follows `unsubscribe`; twice is harmless, and twins stay."""
     publisher, subscriber = await stage.connect(), await stage.connect()
@@ -887,6 +898,7 @@ transport_checks: Final[tuple[TransportCheck, ...]] = tuple(
             each_subscription_gets_its_own_copy,
             one_handler_may_subscribe_twice,
             subscription_is_in_place_at_once,
+            subscribing_takes_no_wait,
             unsubscribe_stops_delivery,
             subscribes_again,
             subscribes_before_connect,

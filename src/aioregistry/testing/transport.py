@@ -69,6 +69,11 @@ class SimulatedTransport:
         """See `Transport.look_interval`: as the network says."""
         return self._network.look_interval
 
+    @property
+    def ordered(self) -> bool:
+        """See `Transport.ordered`: as with the brokers that the network stands for."""
+        return self._network.look_interval is None
+
     # ---- what the registry asks for ----------------------------------------------------
 
     async def connect(self, on_state: StateHandler) -> None:

@@ -9,7 +9,6 @@ import asyncio
 import binascii
 import logging
 import ssl
-import time
 from collections import UserString
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -37,6 +36,7 @@ __all__ = [
     "end",
     "finish",
     "pending_limit",
+    "stream_of",
     "unsent",
     "wants_tls",
     "would_wait",
@@ -65,37 +65,30 @@ _AUTH_REFUSALS: Final = (
 _PARTS_OF_CREDENTIALS: Final = ("BEGIN NATS USER JWT", "BEGIN USER NKEY SEED")
 
 
-_OUTBOX: Final = ("_pending", "_pending_data_size")
-
-_TOGETHER: Final = 0.001
-"""What is published within so many seconds after a push goes out in one further write."""
-
-
 class CarefulClient(Client):
-    """A client that is quick on the wire, and never goes on in plain text where it is to encrypt.
-
-    It reads in batches, and can be told not to wait with what it has to send.
+    """A client that reads in batches, and never goes on in plain text where it is to encrypt.
 
     The driver does what the server asks for: one that does not ask for TLS, or somebody who
     stands in front of it and does not pass that on, would get the credentials in plain text.
 
     Args:
         encrypt: whether TLS is wanted, whatever the server says.
+
+    Attributes:
+        parser: what it reads with, if that is ours.
     """
 
     def __init__(self, *, encrypt: bool = False) -> None:
         super().__init__()
         self._encrypt = encrypt
+        self.parser: BatchParser | None = None
         # Not public: a driver that keeps its parser elsewhere goes on with its own.
         if type(getattr(self, "_ps", None)) is Parser:
-            self._ps = BatchParser(self)
-        # Not public: a driver that keeps elsewhere what it is to send writes by its task only.
-        self._direct = all(hasattr(self, name) for name in _OUTBOX)
-        self._pushed = 0.0
+            self._ps = self.parser = BatchParser(self)
 
     def check_encrypted(self) -> None:
         """Raise a permanent `TransportError` if TLS is wanted and there is none."""
-        stream = _stream_of(self)
+        stream = stream_of(self)
         encrypted = stream is not None and stream.get_extra_info("ssl_object") is not None
         if self._encrypt and not encrypted:
             raise TransportError(
@@ -104,27 +97,6 @@ class CarefulClient(Client):
                 " if the server is configured so",
                 permanent=True,
             )
-
-    def push(self) -> None:
-        """Write what waits to be sent, unless that was done just now, or something holds it up.
-
-        Otherwise the driver's own task writes it, a little later.
-        """
-        now = time.monotonic()
-        if now - self._pushed < _TOGETHER:
-            return
-        stream = _stream_of(self)
-        if (
-            self._direct
-            and self.is_connected
-            and stream is not None
-            and not stream.is_closing()
-            and not stream.transport.get_write_buffer_size()
-        ):
-            self._pushed = now
-            pending, self._pending = self._pending, []
-            self._pending_data_size = 0
-            stream.writelines(pending)
 
     def _connect_command(self) -> bytes:
         # Not public: what the driver calls when it is about to send the credentials. Should it
@@ -160,7 +132,7 @@ def wants_tls(scheme: str, options: Mapping[str, Any]) -> bool:
     return scheme == "tls" or bool(options.get("tls") or options.get("tls_handshake_first"))
 
 
-def _stream_of(client: Client) -> asyncio.StreamWriter | None:
+def stream_of(client: Client) -> asyncio.StreamWriter | None:
     """The connection of a client, unless it is a WebSocket."""
     # The driver keeps it to itself. Without it, there is no telling that TLS is used, so a
     # client that wants it is refused.
@@ -191,7 +163,7 @@ def unsent(client: Client) -> int:
     in 3.12.0 to 3.12.8 and in 3.13.0 and 3.13.1 takes any amount without making it wait
     (CVE-2024-12254), so that a broker that hangs would fill the memory.
     """
-    stream = _stream_of(client)
+    stream = stream_of(client)
     waiting = 0 if stream is None else stream.transport.get_write_buffer_size()
     return client.pending_data_size + waiting
 
@@ -284,7 +256,7 @@ def abort(client: Client) -> None:
     # a broker that hangs never reads. Without these attributes a socket that hangs stays
     # until the operating system gives up on it; every other one is closed by then.
     wire: object = getattr(client, "_transport", None)
-    stream: object = _stream_of(client)
+    stream: object = stream_of(client)
     if stream is None:  # WebSocket
         response: object = getattr(getattr(wire, "_ws", None), "_response", None)
         stream = getattr(response, "connection", None)

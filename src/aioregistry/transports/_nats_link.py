@@ -29,35 +29,26 @@ from aioregistry.transports._nats_driver import (
     cause_of,
     check_credentials,
     dial_failure,
-    end,
     finish,
-    pending_limit,
-    unsent,
-    would_wait,
 )
+from aioregistry.transports._nats_wire import DriverWire, Wire, wire_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from urllib.parse import ParseResult
 
     from nats.aio.client import Client
-    from nats.aio.msg import Msg
-    from nats.aio.subscription import Subscription
 
 __all__ = ["Link"]
 
 _logger = logging.getLogger("aioregistry.transports.nats")
 
 _EASE_AT: Final = 2**20
-_ROOM: Final = 8 * 2**20
 _BREATHS: Final = 3
-_PENDING_MESSAGES: Final = 2**20
-_PENDING_BYTES: Final = 256 * 2**20
 _LOOK: Final = 0.25
 _MISSES: Final = 2
 _AUDIT_INTERVAL: Final = 1.0
 _CLOSE_GRACE: Final = 0.5
-_ABORT_GRACE: Final = 0.25
 _DENIAL: Final = re.compile(
     r'permissions violation for (publish|subscription).*?"(\S+)"', re.IGNORECASE
 )
@@ -95,11 +86,11 @@ class Link:
         self._on_gap = on_gap
         self._dialling = False
         self._reconnects = 0
-        self._room = _ROOM
+        self._wire: Wire = DriverWire(client, owned=owned)
         self._ease_at = _EASE_AT
         self._inbox = ""
         self._inbox_prefix = ""
-        self._inbox_source: Subscription | None = None
+        self._inbox_delivery: Delivery | None = None
         self._deliveries: dict[Interest, Delivery] = {}
         self._routes = Routes()
         self._numbers = itertools.count(1)
@@ -172,14 +163,13 @@ class Link:
                 " its own messages: leave that option out",
                 permanent=True,
             )
-        if not self._owned:
-            self._room = min(_ROOM, pending_limit(client) or _ROOM)
-            self._ease_at = min(_EASE_AT, self._room // 2)
+        self._wire = wire_of(client, owned=self._owned)
+        self._ease_at = min(_EASE_AT, self._wire.room // 2)
         self._inbox = client.new_inbox()
         self._inbox_prefix = self._inbox.rpartition(".")[0] + "."
         inbox = Interest(f"{self._inbox}.*", self._on_inbox, _forget)
-        delivery = Delivery(inbox, self._on_refused, self._log)
-        self._inbox_source = await self._listen(inbox.pattern, delivery.take)
+        self._inbox_delivery = Delivery(inbox, self._on_refused, self._log)
+        await self._listen(self._inbox_delivery)
         for interest in interests:
             await self.attach(interest)
         if not await self._echo():
@@ -203,7 +193,7 @@ class Link:
         self._deliveries[interest] = delivery
         self._routes.add(interest)
         try:
-            delivery.source = await self._listen(interest.pattern, delivery.take)
+            await self._listen(delivery)
         except BaseException:
             self._drop(interest)
             raise
@@ -212,11 +202,10 @@ class Link:
         """Serve an interest no longer; never raises."""
         delivery = self._deliveries.get(interest)
         # On a link that hangs the driver would wait; then `close` sees to it.
-        if delivery is None or self._stuck():
+        if delivery is None or self._wire.stuck:
             return
         self._drop(interest)
-        if delivery.source is not None:
-            await end(delivery.source)
+        await self._wire.end(delivery)
 
     async def publish(self, subject: str, payload: bytes, reply_to: str = "") -> None:
         """Hand a message to the driver, which sends it soon.
@@ -234,12 +223,10 @@ class Link:
                 subjects=frozenset({subject}),
             )
         self._sent.append(subject)
-        if unsent(client) + len(payload) > self._ease_at:
+        if self._wire.unsent + len(payload) > self._ease_at:
             await self._ease(len(payload))
         try:
-            await client.publish(subject, payload, reply_to)
-            if isinstance(client, CarefulClient):
-                client.push()
+            await self._wire.publish(subject, payload, reply_to)
         except (Error, OSError) as error:
             raise TransportError(f"cannot publish to {subject!r}: {error}") from error
 
@@ -318,50 +305,31 @@ class Link:
             await asyncio.sleep(0)
 
     async def _end_subscriptions(self) -> None:
-        sources = [delivery.source for delivery in self._deliveries.values()]
-        endings = [end(source) for source in (*sources, self._inbox_source) if source]
+        deliveries = [*self._deliveries.values(), self._inbox_delivery]
         self._deliveries.clear()
-        self._inbox_source = None
-        if self._owned:
-            for ending in endings:
-                await ending
-        elif endings:
-            # Each forgets its subscription first, and may then wait to tell the server.
-            await finish(asyncio.gather(*endings), _ABORT_GRACE)
+        self._inbox_delivery = None
+        await self._wire.close(list(filter(None, deliveries)))
 
     def _drop(self, interest: Interest) -> None:
         del self._deliveries[interest]
         self._routes.remove(interest)
 
-    async def _listen(
-        self, pattern: str, take: Callable[[Msg], Coroutine[Any, Any, None]]
-    ) -> Subscription | None:
-        if self._stuck():
+    async def _listen(self, delivery: Delivery) -> None:
+        pattern = delivery.interest.pattern
+        if self._wire.stuck:
             raise TransportError(f"cannot subscribe to {pattern!r}: the link is congested")
-        client: Any = self._client  # this method of it is partly untyped
         try:
-            source: Subscription = await client.subscribe(
-                pattern,
-                cb=take,
-                pending_msgs_limit=_PENDING_MESSAGES,
-                pending_bytes_limit=_PENDING_BYTES,
-            )
+            await self._wire.listen(delivery)
         except (Error, OSError) as error:
             self.lose(f"cannot subscribe to {pattern!r}: {error}")
-            return None
-        return source
-
-    def _stuck(self) -> bool:
-        """Whether the driver has so much to send that a subscribe would wait, maybe for ever."""
-        return would_wait(self._client) or unsent(self._client) > self._room
 
     async def _ease(self, size: int) -> None:
         """Let the driver write before more is added, or refuse when it cannot."""
         pending = 0
         for _ in range(_BREATHS):
             await asyncio.sleep(0)
-            pending = unsent(self._client)
-            if not pending or pending + size <= self._room:
+            pending = self._wire.unsent
+            if not pending or pending + size <= self._wire.room:
                 return
         raise TransportError(
             f"the link to {self.server} is congested: {pending} bytes wait to be sent;"

@@ -2,8 +2,9 @@
 
 The driver makes an object of every message, puts it into a queue and wakes a task that awaits
 a coroutine: more than half of what a heartbeat costs. Here the messages for our own
-subscriptions are taken out of the stream where they stand, and everything else is left to the
-driver's parser, one whole command at a time, so that it never holds half of one.
+subscriptions are taken out of the stream where they stand, if possible before the driver's
+reader is woken, and everything else is left to the driver's parser, one whole command at a
+time, so that it never holds half of one.
 
 A peer's message cannot harm it: a subject that is no UTF-8, or a header that is none, makes
 the driver's reader end without a word.
@@ -52,15 +53,21 @@ class BatchParser(Parser):
     """A parser of the driver that hands messages to their `Receiver` itself.
 
     Args:
-        client: the client that it reads for; a subscription whose callback is a method of a
-            `Receiver` gets its messages from here.
+        client: the client that it reads for; a subscription of the driver whose callback is a
+            method of a `Receiver` gets its messages from here.
+
+    Attributes:
+        receivers: who takes the messages of a subscription that the driver does not know.
+        idle: whether it has taken in all that was read for it.
     """
 
     def __init__(self, client: Client) -> None:
+        self.receivers: dict[bytes, Receiver] = {}
+        self.idle = False
         self._client = client
         self._rest = bytearray()
         self._needed = 0
-        self._receivers: dict[bytes, Receiver] = {}
+        self._drivers: dict[bytes, Receiver] = {}
         driver: Any = super()  # untyped
         driver.__init__(client)
 
@@ -76,23 +83,42 @@ class BatchParser(Parser):
         Raises:
             ProtocolError: it is not the NATS protocol.
         """
-        if self._rest:
-            self._rest += data
-            if len(self._rest) < self._needed:
-                return
-            data = bytes(self._rest)
-            self._rest.clear()
-        position = 0
+        self.idle = False
+        data, position = self._joined(data), 0
         while (command := self._deliver(data, position)) is not None:
             begin, position = command
             await super().parse(data[begin:position])
+        self.idle = True
+
+    def take(self, data: bytes) -> bytes:
+        """Take in what the server sent without the driver's reader, as far as it goes.
+
+        Only for a parser that is `idle`. Returns what that reader has to pass on to `parse`.
+        """
+        data = self._joined(data)
+        try:
+            command = self._deliver(data, 0)
+        except ProtocolError:
+            return data  # the reader gets to see it, and ends the connection
+        return b"" if command is None else data[command[0] :]
+
+    def _joined(self, data: bytes) -> bytes:
+        """The data with what was kept before it; nothing as long as that is not enough."""
+        if not self._rest:
+            return data
+        self._rest += data
+        if len(self._rest) < self._needed:
+            return b""
+        data = bytes(self._rest)
+        self._rest.clear()
+        return data
 
     def _deliver(self, data: bytes, position: int) -> tuple[int, int] | None:
         """Deliver messages until a command is for the driver; return where it begins and ends.
 
         None when all is done; what is not complete is kept.
         """
-        size, receivers = len(data), self._receivers
+        size, receivers = len(data), self.receivers
         while position < size:
             message = _MESSAGE.match(data, position)
             if message is not None:
@@ -109,7 +135,7 @@ class BatchParser(Parser):
             if size < end + 2:
                 self._keep(data, position, end + 2)
                 return None
-            receiver = receivers.get(sid) or self._receiver(sid)
+            receiver = receivers.get(sid) or self._drivers.get(sid) or self._receiver(sid)
             if receiver is None:
                 return position, end + 2
             if body == end and data.startswith(_NO_RESPONDERS, begin):
@@ -143,7 +169,7 @@ class BatchParser(Parser):
         receiver: object = getattr(callback, "__self__", None)
         if not isinstance(receiver, Receiver):
             return None
-        if len(self._receivers) >= _SIDS:  # subscriptions come and go
-            self._receivers.clear()
-        self._receivers[sid] = receiver
+        if len(self._drivers) >= _SIDS:  # subscriptions come and go
+            self._drivers.clear()
+        self._drivers[sid] = receiver
         return receiver

@@ -65,6 +65,14 @@ class Transport(Protocol):
         """
         ...
 
+    @property
+    def ordered(self) -> bool:
+        """Whether the broker takes subscriptions and messages in the order of the calls.
+
+        Then `subscribe` need not wait for it, and does not.
+        """
+        ...
+
     async def connect(self, on_state: StateHandler) -> None:
         """Make one attempt to connect.
 

@@ -203,6 +203,11 @@ class MemoryTransport:
         """See `Transport.look_interval`."""
         return None
 
+    @property
+    def ordered(self) -> bool:
+        """See `Transport.ordered`."""
+        return True
+
     async def connect(self, on_state: StateHandler) -> None:
         """Attach to the broker; see `Transport.connect`.
 

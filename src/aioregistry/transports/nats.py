@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import logging
 import random
+import re
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -48,6 +49,7 @@ _DRIVER_OPTIONS: Final = frozenset(inspect.signature(Client.connect).parameters)
 
 # A line of the protocol that has more than 4096 bytes makes the server hang up.
 _LONGEST_SUBJECT: Final = 480
+_NO_WILDCARDS: Final = re.compile(r"[^.*>]+(?:\.[^.*>]+)*")
 
 
 class NatsTransport:
@@ -123,6 +125,11 @@ class NatsTransport:
     def look_interval(self) -> float | None:
         """See `Transport.look_interval`."""
         return None
+
+    @property
+    def ordered(self) -> bool:
+        """See `Transport.ordered`."""
+        return True
 
     async def connect(self, on_state: StateHandler) -> None:
         """Try each server once; see `Transport.connect`.
@@ -404,6 +411,8 @@ def _check_subject(subject: str) -> None:
 
 def _check_pattern(pattern: str) -> None:
     _check_subject(pattern)
+    if _NO_WILDCARDS.fullmatch(pattern):
+        return
     *parents, last = pattern.split(".")
     literal = [part for part in parents if part != "*"]
     if last not in ("*", ">"):

@@ -110,6 +110,11 @@ class RedisTransport:
         """See `Transport.look_interval`: PUBSUB NUMSUB asks for all in one command."""
         return 0.25
 
+    @property
+    def ordered(self) -> bool:
+        """See `Transport.ordered`: they go over two connections."""
+        return False
+
     async def connect(self, on_state: StateHandler) -> None:
         """Make one attempt to connect, of at most 3 seconds; see `Transport.connect`.
 

@@ -1,0 +1,243 @@
+"""Subscribing and publishing on a client of nats-py, in one of two ways.
+
+`DriverWire` does it as every application does. That costs a queue and a task for each
+subscription, and each message in either direction waits until some task of the driver gets its
+turn. `DirectWire` takes the connection over once the driver has opened it: what concerns our
+subscriptions and messages it reads and writes itself, and everything else stays with the driver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+from aioregistry.transports._nats_driver import (
+    CarefulClient,
+    end,
+    finish,
+    pending_limit,
+    stream_of,
+    unsent,
+    would_wait,
+)
+from aioregistry.transports._nats_parser import BatchParser
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from nats.aio.client import Client
+
+    from aioregistry.transports._nats_delivery import Delivery
+
+__all__ = ["DirectWire", "DriverWire", "Inlet", "Wire", "wire_of"]
+
+_ROOM: Final = 8 * 2**20
+_PENDING_MESSAGES: Final = 2**20
+_PENDING_BYTES: Final = 256 * 2**20
+_GRACE: Final = 0.25
+
+_TOGETHER: Final = 0.001
+"""What is published within so many seconds after a write goes out in one further write."""
+
+
+class Wire(Protocol):
+    """How a link subscribes and publishes.
+
+    Attributes:
+        room: how many bytes may wait to be sent.
+    """
+
+    room: int
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes wait to be sent."""
+        ...
+
+    @property
+    def stuck(self) -> bool:
+        """Whether so much waits to be sent that `listen` and `end` would wait, maybe for ever."""
+        ...
+
+    async def listen(self, delivery: Delivery) -> None:
+        """Subscribe to what the interest of the delivery names; raises as the driver does."""
+        ...
+
+    async def end(self, delivery: Delivery) -> None:
+        """End a subscription; never raises."""
+        ...
+
+    async def publish(self, subject: str, payload: bytes, reply_to: str) -> None:
+        """Send a message soon; raises as the driver does."""
+        ...
+
+    async def close(self, deliveries: Collection[Delivery]) -> None:
+        """Send what waits, and end the subscriptions; never raises."""
+        ...
+
+
+def wire_of(client: Client, *, owned: bool) -> Wire:
+    """The shortest way that a connected client offers.
+
+    Args:
+        client: the client.
+        owned: whether nobody else uses it.
+    """
+    if owned and isinstance(client, CarefulClient):
+        stream, parser = stream_of(client), client.parser
+        if stream is not None and parser is not None:
+            return DirectWire(stream.transport, parser)
+    return DriverWire(client, owned=owned)
+
+
+class DriverWire:
+    """Goes through the driver: for borrowed clients, WebSockets, and drivers of another build."""
+
+    def __init__(self, client: Client, *, owned: bool) -> None:
+        self.room = _ROOM if owned else min(_ROOM, pending_limit(client) or _ROOM)
+        self._client = client
+        self._owned = owned
+
+    @property
+    def unsent(self) -> int:
+        """See `Wire.unsent`."""
+        return unsent(self._client)
+
+    @property
+    def stuck(self) -> bool:
+        """See `Wire.stuck`."""
+        return would_wait(self._client) or self.unsent > self.room
+
+    async def listen(self, delivery: Delivery) -> None:
+        """See `Wire.listen`."""
+        client: Any = self._client  # this method of it is partly untyped
+        delivery.source = await client.subscribe(
+            delivery.interest.pattern,
+            cb=delivery.take,
+            pending_msgs_limit=_PENDING_MESSAGES,
+            pending_bytes_limit=_PENDING_BYTES,
+        )
+
+    async def end(self, delivery: Delivery) -> None:
+        """See `Wire.end`."""
+        if delivery.source is not None:
+            await end(delivery.source)
+
+    async def publish(self, subject: str, payload: bytes, reply_to: str) -> None:
+        """See `Wire.publish`."""
+        await self._client.publish(subject, payload, reply_to)
+
+    async def close(self, deliveries: Collection[Delivery]) -> None:
+        """See `Wire.close`."""
+        endings = [self.end(delivery) for delivery in deliveries]
+        if self._owned:
+            for ending in endings:
+                await ending
+        elif endings:
+            # Each forgets its subscription first, and may then wait to tell the server.
+            await finish(asyncio.gather(*endings), _GRACE)
+
+
+class DirectWire:
+    """Goes to the connection itself.
+
+    Args:
+        transport: the connection; the driver has got through its handshake.
+        parser: what the driver reads with.
+    """
+
+    def __init__(self, transport: asyncio.WriteTransport, parser: BatchParser) -> None:
+        self.room = _ROOM
+        self._loop = asyncio.get_running_loop()
+        self._transport = transport
+        self._receivers = parser.receivers
+        self._sids: dict[Delivery, int] = {}
+        self._numbers = itertools.count(1)  # the driver has no subscriptions, so none clashes
+        self._held: list[bytes] = []
+        self._size = 0
+        self._written = 0.0
+        stream = cast("asyncio.Protocol", transport.get_protocol())
+        transport.set_protocol(Inlet(stream, parser))
+
+    @property
+    def unsent(self) -> int:
+        """See `Wire.unsent`."""
+        return self._size + self._transport.get_write_buffer_size()
+
+    @property
+    def stuck(self) -> bool:
+        """See `Wire.stuck`."""
+        return self.unsent > self.room
+
+    async def listen(self, delivery: Delivery) -> None:
+        """See `Wire.listen`: it does not wait."""
+        number = self._sids[delivery] = next(self._numbers)
+        self._receivers[b"%d" % number] = delivery
+        self._hold(f"SUB {delivery.interest.pattern}  {number}\r\n".encode())
+
+    async def end(self, delivery: Delivery) -> None:
+        """See `Wire.end`: it does not wait."""
+        number = self._sids.pop(delivery, 0)
+        if number:
+            del self._receivers[b"%d" % number]
+            self._hold(b"UNSUB %d\r\n" % number)
+
+    async def publish(self, subject: str, payload: bytes, reply_to: str) -> None:
+        """See `Wire.publish`: it does not wait."""
+        message = f"PUB {subject} {reply_to} {len(payload)}\r\n".encode() + payload + b"\r\n"
+        now = time.monotonic()
+        if now - self._written < _TOGETHER:
+            self._hold(message)
+            return
+        self._written = now
+        self._held.append(message)
+        self._write()
+
+    async def close(self, deliveries: Collection[Delivery]) -> None:
+        """See `Wire.close`: the subscriptions end with the connection."""
+        for delivery in deliveries:
+            self._receivers.pop(b"%d" % self._sids.pop(delivery, 0), None)
+        self._write()
+
+    def _hold(self, command: bytes) -> None:
+        """Send a command with the next message, or when the event loop turns."""
+        if not self._held:
+            self._loop.call_soon(self._write)
+        self._held.append(command)
+        self._size += len(command)
+
+    def _write(self) -> None:
+        held, self._held, self._size = self._held, [], 0
+        if held and not self._transport.is_closing():
+            self._transport.write(b"".join(held))
+
+
+class Inlet(asyncio.Protocol):
+    """What the event loop hands the data to: our parser takes it, or else the driver's reader."""
+
+    def __init__(self, stream: asyncio.Protocol, parser: BatchParser) -> None:
+        self._stream = stream
+        self._parser = parser
+
+    def data_received(self, data: bytes) -> None:
+        parser = self._parser
+        if parser.idle:
+            data = parser.take(data)
+            if not data:
+                return
+            parser.idle = False
+        self._stream.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._stream.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stream.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._stream.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stream.resume_writing()
