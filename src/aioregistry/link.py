@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Collection
-from typing import Final
+from collections.abc import Callable, Collection, Mapping
+from typing import Final, cast
+
+import anyio
 
 from aioregistry.errors import TransportError
 from aioregistry.transports.base import Handler, LinkState, Subscription, Transport
@@ -131,6 +133,33 @@ class Link:
         except TransportError as error:
             self._deny(TransportError(str(error), subscriptions=error.subjects))
             raise
+
+    async def subscribe_all(self, routes: Mapping[str, Handler]) -> list[Subscription]:
+        """As `subscribe`, for each pattern with its handler, and for all of them or none.
+
+        Where each waits for the broker, they wait together.
+        """
+        made: list[Subscription] = []
+
+        async def add(pattern: str, handler: Handler) -> None:
+            made.append(await self.subscribe(pattern, handler))
+
+        try:
+            if self.transport.ordered:
+                for route in routes.items():
+                    await add(*route)
+            else:
+                async with asyncio.TaskGroup() as group:
+                    for route in routes.items():
+                        group.create_task(add(*route))
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                for subscription in made:
+                    await subscription.unsubscribe()
+            if isinstance(error, BaseExceptionGroup):
+                raise cast("BaseExceptionGroup", error).exceptions[0] from None
+            raise
+        return made
 
     async def unheard(self, subjects: Collection[str]) -> frozenset[str]:
         """As `Transport.unheard`; refusals are passed on to whom they concern."""

@@ -57,7 +57,7 @@ class _Observation:
     @property
     def complete(self) -> bool:
         """Whether both announcements and withdrawals are subscribed to, as far as is known."""
-        return len(self.subscriptions) == 2 and self.refusal is None
+        return bool(self.subscriptions) and self.refusal is None
 
 
 class Observer:
@@ -368,18 +368,17 @@ class Observer:
                 self._wildcards.append(pattern)
         if observation.complete or self._covered(pattern):
             return False
-        routes: tuple[tuple[str, Handler], ...] = (
-            (self._subjects.register(pattern), self._on_announcement),
-            (self._subjects.unregister(pattern), self._on_withdrawal),
-        )
+        routes: dict[str, Handler] = {
+            self._subjects.register(pattern): self._on_announcement,
+            self._subjects.unregister(pattern): self._on_withdrawal,
+        }
         async with observation.lock:
             if observation.refusal is not None:  # perhaps it is allowed by now
                 observation.refusal = None
                 await _end(observation)
             try:
-                for subject, handler in routes[len(observation.subscriptions) :]:
-                    subscription = await self._link.subscribe(subject, handler)
-                    observation.subscriptions.append(subscription)
+                if not observation.subscriptions:
+                    observation.subscriptions = await self._link.subscribe_all(routes)
             except TransportError:
                 self._drop(pattern, observation)
                 raise

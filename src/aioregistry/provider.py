@@ -274,9 +274,11 @@ class Provider:
         self._alarm.wake()
 
     def _next_due(self) -> float | None:
-        dues = [withdrawal.due for withdrawal in self._withdrawals]
         heartbeat = self._announcer.next_deadline()
-        return min(dues if heartbeat is None else [*dues, heartbeat], default=None)
+        if not self._withdrawals:
+            return heartbeat
+        withdrawal = min(withdrawal.due for withdrawal in self._withdrawals)
+        return withdrawal if heartbeat is None else min(heartbeat, withdrawal)
 
     def _take_back(self, announced: Announced, old: Service | None) -> None:
         """Undo an announcement that its caller does not know to have succeeded."""
@@ -297,7 +299,8 @@ class Provider:
         """
         async with self._sending:
             with contextlib.suppress(TransportError):  # the sender tries again
-                await self._send_withdrawals()
+                if self._withdrawals:
+                    await self._send_withdrawals()
                 if not self._ears.hears(announced.service.name) and (
                     self._link.transport.ordered or self._confirm.is_set()
                 ):
@@ -307,7 +310,8 @@ class Provider:
 
     async def _send_due(self) -> None:
         async with self._sending:
-            await self._send_withdrawals()
+            if self._withdrawals:
+                await self._send_withdrawals()
             if len(self._announcer):
                 await self._ears.prove()
                 await self._listen()

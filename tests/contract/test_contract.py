@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 every_check = pytest.mark.parametrize("check", transport_checks, ids=str)
 
 
+def nothing(_client: object) -> None:
+    """What a driver shows that keeps its things elsewhere."""
+
+
 @every_check
 async def test_memory(check: TransportCheck) -> None:
     broker = MemoryBroker()
@@ -40,10 +44,6 @@ async def test_nats_where_the_driver_writes_by_itself(
     check: TransportCheck, nats_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with a WebSocket, or a driver that keeps its connection where ours does not find it."""
-
-    def nothing(_client: object) -> None:
-        pass
-
     monkeypatch.setattr("aioregistry.transports._nats_wire.stream_of", nothing)
     await check(lambda: NatsTransport(nats_broker.url))
 
@@ -59,6 +59,15 @@ async def test_nats_where_the_driver_reads_and_writes_by_itself(
 
 @every_check
 async def test_redis(check: TransportCheck, redis_broker: Broker) -> None:
+    await check(lambda: RedisTransport(redis_broker.url))
+
+
+@every_check
+async def test_redis_where_the_driver_reads_and_writes_by_itself(
+    check: TransportCheck, redis_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a driver that keeps its connection where ours does not find it."""
+    monkeypatch.setattr("aioregistry.transports._redis_wire.stream_of", nothing)
     await check(lambda: RedisTransport(redis_broker.url))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from nats.errors import ProtocolError
 from aioregistry.transports._nats_driver import CarefulClient
 from aioregistry.transports._nats_parser import Receiver
 from aioregistry.transports._nats_wire import Inlet
+from tests.property.connections import Connection, cut
 
 OURS, THEIRS, ENDED = 1, 22, 333
 
@@ -82,11 +82,6 @@ def commands(draw: st.DrawFn) -> tuple[bytes, int, Any]:
     return b"+OK\r\n", 0, None
 
 
-def cut(stream: bytes, places: list[int]) -> list[bytes]:
-    edges = [0, *sorted(place % (len(stream) + 1) for place in places), len(stream)]
-    return [stream[begin:end] for begin, end in itertools.pairwise(edges)]
-
-
 async def read(pieces: list[bytes]) -> tuple[Seen, list[bytes]]:
     """What our receiver and a subscription of the driver get of a stream."""
     client: Any = CarefulClient()
@@ -123,7 +118,7 @@ async def read_directly(pieces: list[tuple[bytes, bool]]) -> tuple[Seen, list[by
     theirs: Any = Subscription(client, THEIRS, "theirs", cb=ignore)
     client._subs = {THEIRS: theirs}
     reader = Reader(parser)
-    inlet = Inlet(reader, parser)
+    inlet = Inlet(Connection(reader), parser)
     for piece, turn in [*pieces, (b"", True)]:
         inlet.data_received(piece)
         if turn:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import AsyncIterator
 
 import pytest
 
 from aioregistry import TransportError
 from aioregistry.link import Link
+from aioregistry.transports.base import Handler, Subscription
 from aioregistry.transports.memory import MemoryBroker, MemoryTransport
 
 
@@ -124,3 +126,104 @@ async def test_a_cancelled_flush_leaves_the_next_one_to_the_others(
     await third
     assert second.cancelled()
     assert transport.flushes == 3
+
+
+class Confirming(MemoryTransport):
+    """Returns from `subscribe` when it is let go, and refuses one pattern."""
+
+    ordered = False
+
+    def __init__(self) -> None:
+        super().__init__(MemoryBroker())
+        self.waiting = 0
+        self.go = asyncio.Event()
+        self.refused = ""
+
+    async def subscribe(self, pattern: str, handler: Handler) -> Subscription:
+        self.waiting += 1
+        if pattern == self.refused:
+            await self.go.wait()
+            raise TransportError(f"not {pattern}", subjects=frozenset((pattern,)))
+        subscription = await super().subscribe(pattern, handler)
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            await subscription.unsubscribe()
+            raise
+        return subscription
+
+
+@pytest.fixture
+async def confirming() -> AsyncIterator[Confirming]:
+    transport = Confirming()
+    await transport.connect(lambda _state, _detail: None)
+    yield transport
+    await transport.aclose()
+
+
+def link_to(transport: MemoryTransport) -> Link:
+    return Link(
+        transport,
+        random.Random(1),
+        on_up=lambda: None,
+        on_down=lambda: None,
+        on_denied=lambda _error: None,
+    )
+
+
+async def heard(transport: Confirming, heard: list[str]) -> list[str]:
+    """What arrives of a message to each of the two."""
+    heard.clear()
+    for subject in ("a", "b"):
+        await transport.publish(subject, b"")
+    await transport.flush()
+    return heard
+
+
+async def test_several_subscriptions_wait_together(confirming: Confirming) -> None:
+    arrived: list[str] = []
+    routes = dict.fromkeys(("a", "b"), lambda subject, _payload: arrived.append(subject))
+    subscribing = asyncio.create_task(link_to(confirming).subscribe_all(routes))
+    await settle()
+    assert confirming.waiting == 2
+    assert not subscribing.done()
+    confirming.go.set()
+    made = await subscribing
+    assert len(made) == 2
+    assert await heard(confirming, arrived) == ["a", "b"]
+    for subscription in made:
+        await subscription.unsubscribe()
+    assert await heard(confirming, arrived) == []
+
+
+@pytest.mark.parametrize("refused", ["a", "b"])
+async def test_of_several_subscriptions_one_is_refused(
+    confirming: Confirming, refused: str
+) -> None:
+    arrived: list[str] = []
+    routes = dict.fromkeys(("a", "b"), lambda subject, _payload: arrived.append(subject))
+    confirming.refused = refused
+    confirming.go.set()
+    with pytest.raises(TransportError, match=f"not {refused}"):
+        await link_to(confirming).subscribe_all(routes)
+    assert await heard(confirming, arrived) == []
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 4])
+async def test_cancelled_while_several_subscriptions_wait(
+    confirming: Confirming, turns: int
+) -> None:
+    arrived: list[str] = []
+    routes = dict.fromkeys(("a", "b"), lambda subject, _payload: arrived.append(subject))
+    subscribing = asyncio.create_task(link_to(confirming).subscribe_all(routes))
+    await settle()
+    confirming.go.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    subscribing.cancel()
+    try:
+        made = await subscribing
+    except asyncio.CancelledError:
+        assert await heard(confirming, arrived) == []
+    else:
+        assert len(made) == 2

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from aioregistry.transports._connection import Outbox, Tap
 from aioregistry.transports._nats_driver import (
     CarefulClient,
     end,
@@ -37,9 +37,6 @@ _ROOM: Final = 8 * 2**20
 _PENDING_MESSAGES: Final = 2**20
 _PENDING_BYTES: Final = 256 * 2**20
 _GRACE: Final = 0.25
-
-_TOGETHER: Final = 0.001
-"""What is published within so many seconds after a write goes out in one further write."""
 
 
 class Wire(Protocol):
@@ -150,21 +147,16 @@ class DirectWire:
 
     def __init__(self, transport: asyncio.WriteTransport, parser: BatchParser) -> None:
         self.room = _ROOM
-        self._loop = asyncio.get_running_loop()
-        self._transport = transport
+        self._outbox = Outbox(transport)
         self._receivers = parser.receivers
-        self._sids: dict[Delivery, int] = {}
+        self._sids: dict[Delivery, bytes] = {}
         self._numbers = itertools.count(1)  # the driver has no subscriptions, so none clashes
-        self._held: list[bytes] = []
-        self._size = 0
-        self._written = 0.0
-        stream = cast("asyncio.Protocol", transport.get_protocol())
-        transport.set_protocol(Inlet(stream, parser))
+        Inlet(transport, parser)
 
     @property
     def unsent(self) -> int:
         """See `Wire.unsent`."""
-        return self._size + self._transport.get_write_buffer_size()
+        return self._outbox.size
 
     @property
     def stuck(self) -> bool:
@@ -173,52 +165,33 @@ class DirectWire:
 
     async def listen(self, delivery: Delivery) -> None:
         """See `Wire.listen`: it does not wait."""
-        number = self._sids[delivery] = next(self._numbers)
-        self._receivers[b"%d" % number] = delivery
-        self._hold(f"SUB {delivery.interest.pattern}  {number}\r\n".encode())
+        sid = self._sids[delivery] = b"%d" % next(self._numbers)
+        self._receivers[sid] = delivery
+        self._outbox.hold(b"SUB %b  %b\r\n" % (delivery.interest.pattern.encode(), sid))
 
     async def end(self, delivery: Delivery) -> None:
         """See `Wire.end`: it does not wait."""
-        number = self._sids.pop(delivery, 0)
-        if number:
-            del self._receivers[b"%d" % number]
-            self._hold(b"UNSUB %d\r\n" % number)
+        sid = self._sids.pop(delivery, b"")
+        if self._receivers.pop(sid, None) is not None:
+            self._outbox.hold(b"UNSUB %b\r\n" % sid)
 
     async def publish(self, subject: str, payload: bytes, reply_to: str) -> None:
         """See `Wire.publish`: it does not wait."""
-        message = f"PUB {subject} {reply_to} {len(payload)}\r\n".encode() + payload + b"\r\n"
-        now = time.monotonic()
-        if now - self._written < _TOGETHER:
-            self._hold(message)
-            return
-        self._written = now
-        self._held.append(message)
-        self._write()
+        head = f"PUB {subject} {reply_to} {len(payload)}\r\n".encode()
+        self._outbox.send(head + payload + b"\r\n")
 
     async def close(self, deliveries: Collection[Delivery]) -> None:
         """See `Wire.close`: the subscriptions end with the connection."""
         for delivery in deliveries:
-            self._receivers.pop(b"%d" % self._sids.pop(delivery, 0), None)
-        self._write()
-
-    def _hold(self, command: bytes) -> None:
-        """Send a command with the next message, or when the event loop turns."""
-        if not self._held:
-            self._loop.call_soon(self._write)
-        self._held.append(command)
-        self._size += len(command)
-
-    def _write(self) -> None:
-        held, self._held, self._size = self._held, [], 0
-        if held and not self._transport.is_closing():
-            self._transport.write(b"".join(held))
+            self._receivers.pop(self._sids.pop(delivery, b""), None)
+        self._outbox.flush()
 
 
-class Inlet(asyncio.Protocol):
-    """What the event loop hands the data to: our parser takes it, or else the driver's reader."""
+class Inlet(Tap):
+    """Gives what comes in to our parser, or else to the driver's reader."""
 
-    def __init__(self, stream: asyncio.Protocol, parser: BatchParser) -> None:
-        self._stream = stream
+    def __init__(self, transport: asyncio.BaseTransport, parser: BatchParser) -> None:
+        super().__init__(transport)
         self._parser = parser
 
     def data_received(self, data: bytes) -> None:
@@ -229,15 +202,3 @@ class Inlet(asyncio.Protocol):
                 return
             parser.idle = False
         self._stream.data_received(data)
-
-    def eof_received(self) -> bool | None:
-        return self._stream.eof_received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stream.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        self._stream.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._stream.resume_writing()

@@ -23,7 +23,7 @@ from aioregistry.errors import TransportError
 from ._tls import is_tls_refusal
 
 if TYPE_CHECKING:
-    from ._redis_link import DriverConnection
+    from ._redis_wire import DriverConnection
 
 __all__ = ["address_of", "explained", "new_connection", "pool_of"]
 

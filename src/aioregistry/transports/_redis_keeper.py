@@ -14,7 +14,8 @@ from aioregistry.errors import TransportError
 
 from ._pauses import Pauses
 from ._redis_driver import explained, new_connection
-from ._redis_link import Link, Reply
+from ._redis_link import Link
+from ._redis_wire import Reply
 from .base import LinkState
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from aioregistry.subjects import is_pattern, matches
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from ._redis_link import Link, Reply
+    from ._redis_link import Link
+    from ._redis_wire import Reply
     from .base import Handler
 
 __all__ = ["MARKS", "Interest", "Route", "Routes"]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import redis.asyncio
 
-    from ._redis_link import Reply
+    from ._redis_wire import Reply
     from .base import Handler, StateHandler, Subscription
 
 __all__ = ["RedisTransport"]
