@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -93,6 +94,23 @@ def test_who_interrupts_has_the_result_so_far(jobs: str) -> None:
     assert whole.startswith(f"{done} seeds, 0 failed")
     assert digest.startswith("digest ")
     assert process.returncode == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for them in /proc")
+def test_a_worker_that_starts_is_not_interrupted() -> None:
+    """A terminal sends SIGINT to all processes, also to those that are not ready to ignore it."""
+    command = [*LONG, "--seeds", "0:4", "--jobs", "2", *SHORT]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        told: set[str] = set()
+        while len(told) < 3 and process.poll() is None:  # the third is multiprocessing's own
+            with contextlib.suppress(OSError):  # it has ended just now
+                for child in set(children.read_text().split()) - told:
+                    os.kill(int(child), signal.SIGINT)
+                    told.add(child)
+        assert process.stdout is not None
+        assert "4 seeds, 0 failed" in process.stdout.read()
+    assert process.returncode == 0
 
 
 def test_the_long_run_may_be_made_in_portions() -> None:

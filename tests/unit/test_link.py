@@ -131,13 +131,15 @@ async def test_a_cancelled_flush_leaves_the_next_one_to_the_others(
 class Confirming(MemoryTransport):
     """Returns from `subscribe` when it is let go, and refuses one pattern."""
 
-    ordered = False
-
     def __init__(self) -> None:
         super().__init__(MemoryBroker())
         self.waiting = 0
         self.go = asyncio.Event()
         self.refused = ""
+
+    @property
+    def ordered(self) -> bool:
+        return False
 
     async def subscribe(self, pattern: str, handler: Handler) -> Subscription:
         self.waiting += 1
@@ -171,6 +173,13 @@ def link_to(transport: MemoryTransport) -> Link:
     )
 
 
+def both_to(arrived: list[str]) -> dict[str, Handler]:
+    def take(subject: str, _payload: bytes) -> None:
+        arrived.append(subject)
+
+    return {"a": take, "b": take}
+
+
 async def heard(transport: Confirming, heard: list[str]) -> list[str]:
     """What arrives of a message to each of the two."""
     heard.clear()
@@ -182,7 +191,7 @@ async def heard(transport: Confirming, heard: list[str]) -> list[str]:
 
 async def test_several_subscriptions_wait_together(confirming: Confirming) -> None:
     arrived: list[str] = []
-    routes = dict.fromkeys(("a", "b"), lambda subject, _payload: arrived.append(subject))
+    routes = both_to(arrived)
     subscribing = asyncio.create_task(link_to(confirming).subscribe_all(routes))
     await settle()
     assert confirming.waiting == 2
@@ -201,7 +210,7 @@ async def test_of_several_subscriptions_one_is_refused(
     confirming: Confirming, refused: str
 ) -> None:
     arrived: list[str] = []
-    routes = dict.fromkeys(("a", "b"), lambda subject, _payload: arrived.append(subject))
+    routes = both_to(arrived)
     confirming.refused = refused
     confirming.go.set()
     with pytest.raises(TransportError, match=f"not {refused}"):
@@ -214,7 +223,7 @@ async def test_cancelled_while_several_subscriptions_wait(
     confirming: Confirming, turns: int
 ) -> None:
     arrived: list[str] = []
-    routes = dict.fromkeys(("a", "b"), lambda subject, _payload: arrived.append(subject))
+    routes = both_to(arrived)
     subscribing = asyncio.create_task(link_to(confirming).subscribe_all(routes))
     await settle()
     confirming.go.set()

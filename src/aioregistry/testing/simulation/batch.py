@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -51,10 +52,20 @@ def run_many(runs: Iterable[Run], jobs: int = 1) -> Iterator[Report | str]:
         yield from map(Run.__call__, runs)
         return
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_leave_it_to_the_parent) as pool:
-        yield from pool.map(Run.__call__, runs)
+    with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+        with _left_to_the_parent(signal.SIGINT):
+            results = pool.map(Run.__call__, runs)
+        yield from results
 
 
-def _leave_it_to_the_parent() -> None:
-    """Ignore the SIGINT of a terminal, which every process of ours gets."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextlib.contextmanager
+def _left_to_the_parent(signum: int) -> Generator[None]:
+    """Processes started in the block never see a signal that a terminal sends to all of them.
+
+    Ignored only once they run, it would kill those that are just starting, and the pool hang.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signum})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
