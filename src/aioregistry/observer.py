@@ -320,8 +320,10 @@ class Observer:
         self.asker.take_up()
 
     def _publish(self, event: ServiceEvent) -> None:
-        for watch in self._open_watches():  # one whose predicate raises detaches itself
-            watch.offer(event)
+        for reference in list(self._watches):  # a watch whose predicate raises detaches itself
+            watch = reference()
+            if watch is not None:
+                watch.offer(event)
         inquiry = self.inquiries.get(event.service.name)
         if inquiry is not None:
             inquiry.wake()

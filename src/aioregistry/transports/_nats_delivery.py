@@ -97,24 +97,27 @@ class Delivery(Receiver):
 
     def take_raw(self, subject: bytes, payload: bytes) -> None:
         """See `Receiver.take_raw`."""
-        text = self._decoded(subject)
-        if text is not None and (self._hidden is None or not text.startswith(self._hidden)):
+        try:
+            text = subject.decode()
+        except UnicodeDecodeError:
+            self._tell_of(subject)
+            return
+        if self._hidden is None or not text.startswith(self._hidden):
             self.interest.take(text, payload)
 
     def take_refusal(self, subject: bytes) -> None:
         """See `Receiver.take_refusal`."""
-        text = self._decoded(subject)
-        if text is not None:
-            self._on_refused(text)
-
-    def _decoded(self, subject: bytes) -> str | None:
         try:
-            return subject.decode()
+            text = subject.decode()
         except UnicodeDecodeError:
-            self._log.warning(
-                "utf-8", time.monotonic(), "dropped a message on %.200r: that is not UTF-8", subject
-            )
-            return None
+            self._tell_of(subject)
+            return
+        self._on_refused(text)
+
+    def _tell_of(self, subject: bytes) -> None:
+        self._log.warning(
+            "utf-8", time.monotonic(), "dropped a message on %.200r: that is not UTF-8", subject
+        )
 
     def newly_dropped(self) -> int:
         """How many messages the driver dropped since the last call."""
