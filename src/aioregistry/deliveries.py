@@ -102,6 +102,6 @@ class Deliveries:
 
     def give_up(self, error: RegistryError) -> None:
         """Nothing more will be sent."""
-        for deliveries in (*self._unsent.values(), self._unconfirmed):
+        for deliveries in (*self._unsent.values(), self._unconfirmed, self._confirming):
             for delivery in deliveries:
                 delivery.fail(error)

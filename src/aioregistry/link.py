@@ -11,7 +11,7 @@ from typing import Final, cast
 
 import anyio
 
-from aioregistry.errors import TransportError
+from aioregistry.errors import RegistryError, TransportError
 from aioregistry.transports.base import Handler, LinkState, Subscription, Transport
 
 __all__ = ["Link"]
@@ -58,7 +58,7 @@ class Link:
         self.detail = "not connected yet"
         self.losses = 0
         self.denied = 0
-        self._closed = False
+        self._end: RegistryError | None = None
         self._hopeless = False
         self._rng = rng
         self._on_up = on_up
@@ -108,15 +108,30 @@ class Link:
         self._on_state(LinkState.CONNECTED, "connected")
 
     async def wait_connected(self) -> None:
-        """Wait until the link is up."""
-        await self._up.wait()
+        """Wait until the link is up.
 
-    def close(self) -> None:
-        """Take no more notice of the transport."""
-        self._closed = True
+        Raises:
+            RegistryError: what `close` was given, when it is closed before.
+        """
+        await self._up.wait()
+        self.check_open()
+
+    def check_open(self) -> None:
+        """Raise what `close` was given, once it was called."""
+        if self._end is not None:
+            raise self._end
+
+    def close(self, error: RegistryError) -> None:
+        """Take no more notice of the transport, and tell those who wait why.
+
+        Args:
+            error: raised to whoever waits.
+        """
+        self._end = error
         self.connected = False
         if not self._hopeless:
             self.detail = "closed"
+        self._up.set()
 
     def error(self) -> TransportError:
         """The error for a caller who needs the broker while the link is down."""
@@ -131,6 +146,7 @@ class Link:
         try:
             return await self.transport.subscribe(pattern, handler)
         except TransportError as error:
+            self.check_open()
             self._deny(TransportError(str(error), subscriptions=error.subjects))
             raise
 
@@ -219,7 +235,7 @@ class Link:
 
     def _on_state(self, state: LinkState, detail: str) -> None:
         up = state is LinkState.CONNECTED
-        if self._closed or (up is self.connected and (up or detail == self.detail)):
+        if self._end is not None or (up is self.connected and (up or detail == self.detail)):
             return
         self.detail = detail
         if up is self.connected:

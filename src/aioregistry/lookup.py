@@ -55,6 +55,7 @@ class Lookups:
         Raises:
             ServiceNotFound: no instance matched in time.
             TransportError: there is no broker to ask, and nothing is known.
+            RegistryError: the registry is closed before there is an answer.
         """
         until = self._clock() + timeout
         with self._observer.inquiries.join(name) as inquiry:
@@ -93,6 +94,7 @@ class Lookups:
 
         Raises:
             TransportError: there is no broker to ask, and nothing is known.
+            RegistryError: the registry is closed before there is an answer.
         """
         if name in self._complete:
             services = self._catalogue.select(name, where).services
@@ -144,6 +146,7 @@ class Lookups:
             self._link.check_soon()
 
     def _check_allowed(self, inquiry: Inquiry) -> None:
+        self._link.check_open()
         refusal = inquiry.refusal
         if refusal is not None:
             raise refusal.again()

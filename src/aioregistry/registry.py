@@ -636,8 +636,9 @@ class Registry:
                     await session.provider.farewell()
                 except TransportError as error:
                     _logger.warning("withdrawals may be lost: %s", error)
-            session.link.close()
-            session.provider.close(session.failure or RegistryClosed("the registry was closed"))
+            end = session.failure or RegistryClosed("the registry was closed")
+            session.link.close(end)
+            session.provider.close(end)
             session.observer.close(session.failure)
             await self._transport.aclose()
         if not session.ready.done():

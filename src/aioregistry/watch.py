@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Protocol, Self
 
 from aioregistry.choosing import Predicate
+from aioregistry.errors import RegistryError
 from aioregistry.service import EventType, Service, ServiceEvent
 from aioregistry.subjects import is_pattern, matches
 
@@ -154,7 +155,11 @@ class Watch:
                     self.offer(ServiceEvent(EventType.REGISTERED, service))
         if self._ended:
             return
-        await self._source.observe(*self.observed)
+        try:
+            await self._source.observe(*self.observed)
+        except RegistryError:
+            if not self._ended:  # else it was the end that came in between
+                raise
         self._started = True
 
     async def _wait(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -395,6 +395,57 @@ async def test_a_new_name_is_said_once_where_listening_takes_no_wait(make: MakeR
         assert said == 6 if open_transport(registry.address).ordered else 6 <= said <= 9
 
 
+@pytest.mark.parametrize("turns", range(14))
+async def test_closed_while_calls_are_under_way(make: MakeRegistry, turns: int) -> None:
+    """Whoever waits learns that there is no more to wait for."""
+    registry = make()
+    await registry.start()
+    registration = await registry.register("orders", "10.0.0.4:1")
+    calls = under_way(registry) | {
+        "change": asyncio.create_task(registration.set_status(Status.WARNING)),
+        "unregister": asyncio.create_task(registration.unregister()),
+    }
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await registry.aclose()
+    await they_end(calls)
+
+
+async def test_closed_while_calls_wait_for_a_broker() -> None:
+    registry = Registry("nats://127.0.0.1:1", connect_timeout=None)
+    await registry.start()
+    calls = under_way(registry)
+    await asyncio.sleep(0.1)
+    await registry.aclose()
+    outcomes = await they_end(calls)
+    for waiting in ("connect", "register", "find", "collect"):
+        assert isinstance(outcomes[waiting], RegistryClosed)
+
+
+def under_way(registry: Registry) -> dict[str, asyncio.Task[object]]:
+    """Calls that all wait for something, some of them for long."""
+    calls: dict[str, Coroutine[Any, Any, object]] = {
+        "connect": registry.wait_connected(),
+        "register": registry.register("orders", "10.0.0.4:2"),
+        "find": registry.get_service("nobody", timeout=60),
+        "collect": registry.get_services("nobody-else", timeout=60),
+        "observe": registry.observe("deliveries"),
+        "watch": anext(registry.watch("returns")),
+        "forget": registry.unobserve("deliveries"),
+    }
+    return {name: asyncio.create_task(call) for name, call in calls.items()}
+
+
+async def they_end(calls: dict[str, asyncio.Task[object]]) -> dict[str, BaseException | None]:
+    """What the calls raised; all of it is known to their callers."""
+    await asyncio.wait(calls.values(), timeout=5)
+    assert [name for name, call in calls.items() if not call.done()] == []
+    outcomes = {name: call.exception() for name, call in calls.items()}
+    for outcome in filter(None, outcomes.values()):
+        assert isinstance(outcome, (RegistryClosed, NotRegistered, StopAsyncIteration))
+    return outcomes
+
+
 async def test_pings_are_heard_for_as_long_as_a_name_is_registered(make: MakeRegistry) -> None:
     async with make() as provider, make() as asker:
         for _ in range(3):
@@ -710,7 +761,7 @@ async def test_names_that_were_collected_do_not_fill_memory(
 
 
 def inside(registry: Any) -> Any:
-    """What answers lookups, for a look at what nobody else needs to see."""
+    """What answers lookups, for a look at what nobody-else needs to see."""
     return registry._session.lookups
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from aioregistry.errors import RegistryClosed
 from aioregistry.registration import Registration
 from aioregistry.registry import Registry
 from aioregistry.service import Service, Status, freeze
@@ -104,5 +105,10 @@ class Host:
         self.registrations.clear()
 
     async def _try(self, work: Coroutine[Any, Any, None]) -> None:
-        with suppress(ProcessCrashed):
+        try:
             await self.process.run(work)
+        except ProcessCrashed:
+            pass
+        except RegistryClosed:
+            if not self.closed:  # else it was closed while the call was under way
+                raise
