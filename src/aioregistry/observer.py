@@ -164,15 +164,20 @@ class Observer:
 
         Watches see what is forgotten as UNREGISTERED, so that they still add up.
         """
+        given_up: list[_Observation] = []
         for pattern in patterns:
             observation = self._observed.get(pattern)
             if observation is not None:
                 self._drop(pattern, observation)
-                async with observation.lock:
-                    await _end(observation)
-        for pattern in tuple(self._observed):  # what a wider pattern had covered
-            await self._subscribe(pattern)
-        self._publish_removals(self.catalogue.forget(self._is_observed))
+                given_up.append(observation)
+        try:
+            for pattern in tuple(self._observed):  # what a wider pattern had covered
+                await self._subscribe(pattern)
+        finally:
+            try:
+                await _end(*given_up)
+            finally:
+                self._publish_removals(self.catalogue.forget(self._is_observed))
 
     # ---- the side of the watches -------------------------------------------------------
 
@@ -460,6 +465,15 @@ class Observer:
         return True
 
 
-async def _end(observation: _Observation) -> None:
-    while observation.subscriptions:
-        await observation.subscriptions.pop().unsubscribe()
+async def _end(*observations: _Observation) -> None:
+    """End the subscriptions, and wait for the broker; a cancellation only ends the waiting."""
+    cancelled: asyncio.CancelledError | None = None
+    for observation in observations:
+        subscriptions, observation.subscriptions = observation.subscriptions, []
+        for subscription in subscriptions:
+            try:
+                await subscription.unsubscribe()
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is not None:
+        raise cancelled

@@ -395,6 +395,25 @@ async def test_a_new_name_is_said_once_where_listening_takes_no_wait(make: MakeR
         assert said == 6 if open_transport(registry.address).ordered else 6 <= said <= 9
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_unobserving_that_is_cancelled_leaves_no_ghost(
+    make: MakeRegistry, turns: int
+) -> None:
+    """Else half of the subscriptions would bring instances in, and their end would go unheard."""
+    async with make() as provider, make() as observer:
+        await observer.observe("orders", "returns")
+        unobserving = asyncio.create_task(observer.unobserve("orders", "returns"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        unobserving.cancel()
+        await asyncio.wait([unobserving])
+        for name in ("orders", "returns"):
+            await provider.register(name, "10.0.0.4:1")
+        await observer.observe("other")  # a round trip: what was sent has arrived by now
+        for name in ("orders", "returns"):
+            assert bool(observer.cached(name)) is (name in observer.observed)
+
+
 @pytest.mark.parametrize("turns", range(14))
 async def test_closed_while_calls_are_under_way(make: MakeRegistry, turns: int) -> None:
     """Whoever waits learns that there is no more to wait for."""

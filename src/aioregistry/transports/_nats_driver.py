@@ -18,6 +18,7 @@ from nats.errors import Error
 from nats.protocol.parser import Parser
 
 from aioregistry.errors import TransportError
+from aioregistry.transports._connection import abort as take_down
 from aioregistry.transports._nats_parser import BatchParser
 from aioregistry.transports._tls import is_tls_refusal
 
@@ -260,9 +261,7 @@ def abort(client: Client) -> None:
     if stream is None:  # WebSocket
         response: object = getattr(getattr(wire, "_ws", None), "_response", None)
         stream = getattr(response, "connection", None)
-    transport: object = getattr(stream, "transport", None)
-    if isinstance(transport, asyncio.WriteTransport):
-        transport.abort()
+    take_down(getattr(stream, "transport", None))
     # A reader that fails on the way out would be complained about, since nobody awaits it.
     reader: object = getattr(client, "_reading_task", None)
     if isinstance(reader, asyncio.Task):

@@ -44,6 +44,7 @@ __all__ = ["Link"]
 _logger = logging.getLogger("aioregistry.transports.nats")
 
 _EASE_AT: Final = 2**20
+_AT_ONCE: Final = 1000
 _BREATHS: Final = 3
 _LOOK: Final = 0.25
 _MISSES: Final = 2
@@ -170,8 +171,10 @@ class Link:
         inbox = Interest(f"{self._inbox}.*", self._on_inbox, _forget)
         self._inbox_delivery = Delivery(inbox, self._on_refused, self._log)
         await self._listen(self._inbox_delivery)
-        for interest in interests:
+        for number, interest in enumerate(interests, 1):
             await self.attach(interest)
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)  # a link that takes them is not congested by them
         if not await self._echo():
             self._check_lost()
             raise TransportError(
@@ -201,11 +204,8 @@ class Link:
     async def detach(self, interest: Interest) -> None:
         """Serve an interest no longer; never raises."""
         delivery = self._deliveries.get(interest)
-        # On a link that hangs the driver would wait; then `close` sees to it.
-        if delivery is None or self._wire.stuck:
-            return
-        self._drop(interest)
-        await self._wire.end(delivery)
+        if delivery is not None and await self._wire.end(delivery):
+            self._drop(interest)
 
     async def publish(self, subject: str, payload: bytes, reply_to: str = "") -> None:
         """Hand a message to the driver, which sends it soon.

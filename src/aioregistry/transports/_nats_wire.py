@@ -12,7 +12,7 @@ import asyncio
 import itertools
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from aioregistry.transports._connection import Outbox, Tap
+from aioregistry.transports._connection import Tap
 from aioregistry.transports._nats_driver import (
     CarefulClient,
     end,
@@ -55,15 +55,15 @@ class Wire(Protocol):
 
     @property
     def stuck(self) -> bool:
-        """Whether so much waits to be sent that `listen` and `end` would wait, maybe for ever."""
+        """Whether so much waits to be sent that `listen` would wait, maybe for ever."""
         ...
 
     async def listen(self, delivery: Delivery) -> None:
         """Subscribe to what the interest of the delivery names; raises as the driver does."""
         ...
 
-    async def end(self, delivery: Delivery) -> None:
-        """End a subscription; never raises."""
+    async def end(self, delivery: Delivery) -> bool:
+        """End a subscription; never raises. False where it would wait, and leaves it to `close`."""
         ...
 
     async def publish(self, subject: str, payload: bytes, reply_to: str) -> None:
@@ -117,10 +117,13 @@ class DriverWire:
             pending_bytes_limit=_PENDING_BYTES,
         )
 
-    async def end(self, delivery: Delivery) -> None:
+    async def end(self, delivery: Delivery) -> bool:
         """See `Wire.end`."""
+        if self.stuck:
+            return False
         if delivery.source is not None:
             await end(delivery.source)
+        return True
 
     async def publish(self, subject: str, payload: bytes, reply_to: str) -> None:
         """See `Wire.publish`."""
@@ -128,7 +131,7 @@ class DriverWire:
 
     async def close(self, deliveries: Collection[Delivery]) -> None:
         """See `Wire.close`."""
-        endings = [self.end(delivery) for delivery in deliveries]
+        endings = [end(delivery.source) for delivery in deliveries if delivery.source is not None]
         if self._owned:
             for ending in endings:
                 await ending
@@ -147,11 +150,10 @@ class DirectWire:
 
     def __init__(self, transport: asyncio.WriteTransport, parser: BatchParser) -> None:
         self.room = _ROOM
-        self._outbox = Outbox(transport)
         self._receivers = parser.receivers
         self._sids: dict[Delivery, bytes] = {}
         self._numbers = itertools.count(1)  # the driver has no subscriptions, so none clashes
-        Inlet(transport, parser)
+        self._outbox = Inlet(transport, parser).outbox
 
     @property
     def unsent(self) -> int:
@@ -169,11 +171,12 @@ class DirectWire:
         self._receivers[sid] = delivery
         self._outbox.hold(b"SUB %b  %b\r\n" % (delivery.interest.pattern.encode(), sid))
 
-    async def end(self, delivery: Delivery) -> None:
+    async def end(self, delivery: Delivery) -> bool:
         """See `Wire.end`: it does not wait."""
         sid = self._sids.pop(delivery, b"")
         if self._receivers.pop(sid, None) is not None:
             self._outbox.hold(b"UNSUB %b\r\n" % sid)
+        return True
 
     async def publish(self, subject: str, payload: bytes, reply_to: str) -> None:
         """See `Wire.publish`: it does not wait."""
@@ -190,7 +193,7 @@ class DirectWire:
 class Inlet(Tap):
     """Gives what comes in to our parser, or else to the driver's reader."""
 
-    def __init__(self, transport: asyncio.BaseTransport, parser: BatchParser) -> None:
+    def __init__(self, transport: asyncio.WriteTransport, parser: BatchParser) -> None:
         super().__init__(transport)
         self._parser = parser
 

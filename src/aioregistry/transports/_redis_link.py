@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from redis.exceptions import RedisError, ResponseError
 
+from ._connection import abort
 from ._redis_wire import Reply, stream_of, wire_of
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class Link:
         stream = stream_of(self._connection)
         if stream is not None:
             # A graceful close waits until a frozen server has read what is buffered.
-            stream.transport.abort()
+            abort(stream.transport)
 
     async def aclose(self) -> None:
         """Cut the connection, in at most a second; may be called again if it was cancelled."""

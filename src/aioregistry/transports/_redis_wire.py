@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import hiredis
 from redis.exceptions import (
     AuthenticationError,
+    BusyLoadingError,
     InvalidResponse,
     NoPermissionError,
     RedisError,
     ResponseError,
 )
 
-from ._connection import Outbox, Tap
+from ._connection import Tap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,7 @@ Reply: TypeAlias = Any
 """What Redis answered (RESP2, in bytes), or the exception that tells why it did not."""
 
 _REFUSALS: dict[str, type[RedisError]] = {
+    "LOADING": BusyLoadingError,
     "NOAUTH": AuthenticationError,
     "NOPERM": NoPermissionError,
     "WRONGPASS": AuthenticationError,
@@ -101,7 +103,7 @@ def wire_of(
         on_end: called with the reason when there is no more to come.
     """
     stream = stream_of(connection)
-    if stream is None:
+    if stream is None or not _is_quiet(connection):
         return DriverWire(connection, on_reply, on_end)
     return DirectWire(stream.transport, on_reply, on_end)
 
@@ -112,6 +114,21 @@ def stream_of(connection: DriverConnection) -> asyncio.StreamWriter | None:
     # data that nobody reads.
     stream: object = getattr(connection, "_writer", None)
     return stream if isinstance(stream, asyncio.StreamWriter) else None
+
+
+def _is_quiet(connection: DriverConnection) -> bool:
+    """Whether the driver has handed out all that came; what it still has, only it can read.
+
+    A server that refuses us says so before it is asked anything.
+    """
+    # Not public. Without these attributes, a refusal may show by the end of the connection only.
+    stream: object = getattr(connection, "_reader", None)
+    if isinstance(stream, asyncio.StreamReader) and (
+        stream.at_eof() or stream.exception() or getattr(stream, "_buffer", None)
+    ):
+        return False
+    parser: object = getattr(getattr(connection, "_parser", None), "_reader", None)
+    return not (isinstance(parser, hiredis.Reader) and parser.has_data())
 
 
 class DirectWire(Tap):
@@ -130,18 +147,17 @@ class DirectWire(Tap):
         on_end: Callable[[Exception], None],
     ) -> None:
         super().__init__(transport)
-        self._outbox = Outbox(transport)
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=_refusal)
         self._on_reply = on_reply
         self._on_end = on_end
         self._ended = False
-        self.send = self._outbox.send
-        self.hold = self._outbox.hold
+        self.send = self.outbox.send
+        self.hold = self.outbox.hold
 
     @property
     def unsent(self) -> int:
         """See `Wire.unsent`."""
-        return self._outbox.size
+        return self.outbox.size
 
     def cut(self) -> None:
         """See `Wire.cut`."""

@@ -128,8 +128,9 @@ class NatsTransport:
 
     @property
     def ordered(self) -> bool:
-        """See `Transport.ordered`."""
-        return True
+        """See `Transport.ordered`: the other servers of a cluster learn of it later."""
+        link = self._link
+        return len(self._servers) < 2 and (link is None or not link.discovered)
 
     async def connect(self, on_state: StateHandler) -> None:
         """Try each server once; see `Transport.connect`.
