@@ -135,6 +135,8 @@ class Vigil:
 
     def _refuse(self, error: TransportError) -> None:
         """We have no right to ask: an instance dies when its ttl has passed."""
+        if self._clock() < self._not_before:
+            return  # whoever flushed at the same time has told it already
         _logger.warning("crashes will be seen no earlier than the ttl: %s", error)
         self._not_before = self._clock() + _REFUSED_RETRY
 

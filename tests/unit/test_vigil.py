@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aioregistry.catalogue import OVERDUE, TOGETHER, Catalogue
+from aioregistry.errors import TransportError
 from aioregistry.service import ServiceEvent
 from aioregistry.testing import run_virtual
 from aioregistry.vigil import PROMPT, RECONNECTED, Vigil
@@ -241,6 +242,28 @@ def test_who_has_not_spoken_since_the_outage_has_a_whole_ttl(look_interval: floa
         await scene.pass_time(0.9 * TTL)
         assert list(scene.dead) == ["i2"]
         assert scene.dead["i2"] - start < 1.5 * TTL / 3
+        scene.work.cancel()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("look_interval", [0.25, None])
+def test_that_nobody_may_be_asked_is_told_once(
+    look_interval: float | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two that flush at the same time both learn of it."""
+
+    async def main() -> None:
+        scene = Scene(look_interval)
+        while not scene.link.looks:
+            await scene.pass_time(ROUND)
+        asked = frozenset(("registry.alive.n1", "registry.alive.n2"))
+        for _ in range(2):
+            scene.vigil.deny(TransportError("not allowed", subjects=asked))
+        assert caplog.text.count("crashes will be seen no earlier") == 1
+        await asyncio.sleep(120)
+        scene.vigil.deny(TransportError("not allowed", subjects=asked))
+        assert caplog.text.count("crashes will be seen no earlier") == 2
         scene.work.cancel()
 
     run_virtual(main())
