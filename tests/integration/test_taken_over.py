@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import threading
@@ -29,6 +30,15 @@ async def fill(transport: NatsTransport, size: int) -> None:
     """Publish messages of so many bytes until no more are taken."""
     while True:
         await transport.publish("a" * 400, bytes(size))
+
+
+async def drained(transport: NatsTransport) -> None:
+    """Wait until the connection takes messages again."""
+    async with asyncio.timeout(5):
+        while True:
+            with contextlib.suppress(TransportError):
+                return await transport.publish("a", b"")
+            await asyncio.sleep(0.01)
 
 
 def ignore(_one: object, _other: object) -> None:
@@ -128,6 +138,7 @@ async def test_who_unsubscribes_during_a_jam_is_unsubscribed(
     for subscription in made:
         await subscription.unsubscribe()
     broker.thaw()
+    await drained(transport)
     await transport.flush()
     assert await subscriptions() == before - len(made)
     await transport.aclose()
