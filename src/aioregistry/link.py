@@ -6,15 +6,13 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, cast
-
-import anyio
 
 from aioregistry.errors import RegistryError, TransportError
 from aioregistry.transports.base import Handler, LinkState, Subscription, Transport
 
-__all__ = ["Link"]
+__all__ = ["Link", "unsubscribe_all"]
 
 _logger = logging.getLogger("aioregistry")
 
@@ -169,9 +167,7 @@ class Link:
                     for route in routes.items():
                         group.create_task(add(*route))
         except BaseException as error:
-            with anyio.CancelScope(shield=True):
-                for subscription in made:
-                    await subscription.unsubscribe()
+            await unsubscribe_all(made)
             if isinstance(error, BaseExceptionGroup):
                 raise cast("BaseExceptionGroup", error).exceptions[0] from None
             raise
@@ -252,3 +248,15 @@ class Link:
             _logger.warning("lost %s: %s", self.transport.address, detail)
             self._up.clear()
             self._on_down()
+
+
+async def unsubscribe_all(subscriptions: Iterable[Subscription]) -> None:
+    """End subscriptions, and wait for the broker; a cancellation only ends the waiting."""
+    cancelled: asyncio.CancelledError | None = None
+    for subscription in subscriptions:
+        try:
+            await subscription.unsubscribe()
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled

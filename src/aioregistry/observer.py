@@ -16,7 +16,7 @@ from aioregistry.catalogue import Catalogue
 from aioregistry.choosing import Predicate
 from aioregistry.errors import TransportError
 from aioregistry.inquiry import Inquiries
-from aioregistry.link import Link
+from aioregistry.link import Link, unsubscribe_all
 from aioregistry.loglimit import LogLimiter
 from aioregistry.service import Service, ServiceEvent
 from aioregistry.settings import Settings
@@ -325,10 +325,8 @@ class Observer:
         self.asker.take_up()
 
     def _publish(self, event: ServiceEvent) -> None:
-        for reference in list(self._watches):  # a watch whose predicate raises detaches itself
-            watch = reference()
-            if watch is not None:
-                watch.offer(event)
+        for watch in self._open_watches():  # one whose predicate raises detaches itself
+            watch.offer(event)
         inquiry = self.inquiries.get(event.service.name)
         if inquiry is not None:
             inquiry.wake()
@@ -466,14 +464,8 @@ class Observer:
 
 
 async def _end(*observations: _Observation) -> None:
-    """End the subscriptions, and wait for the broker; a cancellation only ends the waiting."""
-    cancelled: asyncio.CancelledError | None = None
+    """End the subscriptions of these observations, whatever comes in between."""
+    subscriptions = [each for observation in observations for each in observation.subscriptions]
     for observation in observations:
-        subscriptions, observation.subscriptions = observation.subscriptions, []
-        for subscription in subscriptions:
-            try:
-                await subscription.unsubscribe()
-            except asyncio.CancelledError as error:
-                cancelled = error
-    if cancelled is not None:
-        raise cancelled
+        observation.subscriptions = []
+    await unsubscribe_all(subscriptions)

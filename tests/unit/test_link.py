@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from aioregistry import TransportError
-from aioregistry.link import Link
+from aioregistry.link import Link, unsubscribe_all
 from aioregistry.transports.base import Handler, Subscription
 from aioregistry.transports.memory import MemoryBroker, MemoryTransport
 
@@ -216,6 +216,28 @@ async def test_of_several_subscriptions_one_is_refused(
     with pytest.raises(TransportError, match=f"not {refused}"):
         await link_to(confirming).subscribe_all(routes)
     assert await heard(confirming, arrived) == []
+
+
+class Lingering:
+    """A subscription that ends at once, and whose end takes long to be confirmed."""
+
+    def __init__(self) -> None:
+        self.active = True
+
+    async def unsubscribe(self) -> None:
+        self.active = False
+        await asyncio.Event().wait()
+
+
+async def test_each_of_several_subscriptions_ends_however_often_that_is_cancelled() -> None:
+    made = [Lingering() for _ in range(3)]
+    ending = asyncio.create_task(unsubscribe_all(made))
+    for _ in made:
+        await asyncio.sleep(0)
+        ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert not any(each.active for each in made)
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3, 4])
