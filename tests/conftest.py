@@ -10,6 +10,7 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
 from aioregistry.testing.brokers import Broker, nats_server, redis_server
+from tests.tools import WITHOUT_RESP3
 
 
 def pytest_configure() -> None:
@@ -35,6 +36,13 @@ def nats_broker() -> Iterator[Broker]:
 def redis_broker() -> Iterator[Broker]:
     """A Redis server that lives as long as the test process: do not stop it."""
     with redis_server() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def old_redis_broker() -> Iterator[Broker]:
+    """Like `redis_broker`, and without RESP3, as before Redis 6."""
+    with redis_server(*WITHOUT_RESP3) as broker:
         yield broker
 
 

@@ -10,6 +10,9 @@ from contextlib import asynccontextmanager
 
 POLL = 0.005
 
+WITHOUT_RESP3 = ("--rename-command", "HELLO", "")
+"""Options that make of a Redis server one as before Redis 6."""
+
 
 async def eventually(condition: Callable[[], object], within: float = 10.0) -> None:
     """Wait until a condition that others bring about holds.

@@ -74,7 +74,7 @@ class Ears:
         async with self._settling:
             names = list(self._unsettled)
             missing = [name for name in names if name in self._wanted and name not in self._ears]
-            if self._link.transport.ordered or len(missing) == 1:
+            if len(missing) == 1 or self._link.transport.ordered:
                 # Without tasks: where subscribing does not wait, nor does this.
                 outcomes = [await self._listen(name) for name in missing]
             else:

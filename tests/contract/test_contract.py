@@ -63,6 +63,12 @@ async def test_redis(check: TransportCheck, redis_broker: Broker) -> None:
 
 
 @every_check
+async def test_redis_over_two_connections(check: TransportCheck, old_redis_broker: Broker) -> None:
+    """As with servers before Redis 6, and with old versions of hiredis."""
+    await check(lambda: RedisTransport(old_redis_broker.url))
+
+
+@every_check
 async def test_redis_where_the_driver_reads_and_writes_by_itself(
     check: TransportCheck, redis_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

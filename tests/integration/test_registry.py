@@ -804,3 +804,10 @@ async def test_no_broker_is_a_transport_error_in_time() -> None:
         async with no_new_tasks():
             with pytest.raises(TransportError, match=r"127\.0\.0\.1:1 within 0\.3 s"):
                 await registry.start()
+
+
+async def test_a_url_in_capitals(nats_broker: Broker, redis_broker: Broker) -> None:
+    for broker in (nats_broker, redis_broker):
+        scheme, separator, rest = broker.url.partition("://")
+        async with Registry(scheme.upper() + separator + rest) as registry:
+            assert registry.connected

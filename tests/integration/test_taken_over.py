@@ -111,8 +111,8 @@ def test_a_refusal_that_comes_before_a_question(run: Callable[[Any], None]) -> N
 @pytest.fixture
 def monitored() -> Iterator[tuple[Broker, int]]:
     """A NATS broker, and the port that tells about it."""
-    port = unused_port()
-    with nats_server("-m", str(port)) as broker:
+    port, others = unused_port(), iter(unused_port, 0)
+    with nats_server("-m", str(port), port=next(each for each in others if each != port)) as broker:
         yield broker, port
 
 

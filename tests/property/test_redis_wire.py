@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
-from aioregistry.transports._redis_wire import DirectWire
+from aioregistry.transports._redis_wire import DirectWire, Push
 from tests.property.connections import Connection, cut
 
 Reply = Any
@@ -24,6 +24,15 @@ REFUSALS: list[tuple[str, type[RedisError]]] = [
 ]
 
 
+class Pushed(list[bytes]):
+    """What is no answer to anything, as RESP3 marks it."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and super().__eq__(other)
+
+    __hash__ = None  # as that of any list
+
+
 def bulk(text: bytes) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(text), text)
 
@@ -31,10 +40,15 @@ def bulk(text: bytes) -> bytes:
 @st.composite
 def replies(draw: st.DrawFn) -> tuple[bytes, Reply]:
     """The bytes of a reply, and what it is."""
-    kind = draw(st.sampled_from(["message", "bulk", "status", "number", "nothing", "error"]))
-    if kind == "message":
+    kind = draw(
+        st.sampled_from(["message", "push", "map", "bulk", "status", "number", "nothing", "error"])
+    )
+    if kind in ("message", "push"):
         parts = [b"message", draw(texts), draw(texts)]
-        return b"*3\r\n" + b"".join(map(bulk, parts)), parts
+        start, found = (b"*3\r\n", parts) if kind == "message" else (b">3\r\n", Pushed(parts))
+        return start + b"".join(map(bulk, parts)), found
+    if kind == "map":
+        return b"%1\r\n$5\r\nproto\r\n:3\r\n", {b"proto": 3}
     if kind == "bulk":
         text = draw(texts)
         return bulk(text), text
@@ -53,6 +67,8 @@ def replies(draw: st.DrawFn) -> tuple[bytes, Reply]:
 
 
 def comparable(reply: Reply) -> Reply:
+    if type(reply) is Push:
+        return Pushed(reply)
     return (type(reply), str(reply)) if isinstance(reply, Exception) else reply
 
 

@@ -28,7 +28,8 @@ def open_transport(url: str | None = None) -> Transport:
     """
     if url is None:
         url = os.environ.get("AIOREGISTRY_URL") or DEFAULT_URL
-    scheme, separator, rest = url.partition("://")
+    named, separator, rest = url.partition("://")
+    scheme = named.lower()  # as RFC 3986 wants it
     if separator and scheme in _NATS:
         from aioregistry.transports.nats import NatsTransport  # noqa: PLC0415 - only when used
 
@@ -45,5 +46,5 @@ def open_transport(url: str | None = None) -> Transport:
 
         return MemoryTransport(MemoryBroker.named(rest))
     known = ", ".join(f"{each}://" for each in (*_NATS, *_REDIS, "memory"))
-    shown = f"{scheme}://..." if separator else repr(url)  # the rest may hold a password
+    shown = f"{named}://..." if separator else repr(url)  # the rest may hold a password
     raise ValueError(f"no transport for {shown}; a URL begins with one of {known}")

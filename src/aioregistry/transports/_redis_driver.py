@@ -48,6 +48,8 @@ def pool_of(url: str | None, client: object, options: dict[str, Any]) -> Any:
         )
     if url is not None:
         _check_url(url)
+        scheme, separator, rest = url.partition("://")
+        url = scheme.lower() + separator + rest  # redis-py takes them for different ones
         try:
             from_url = cast("Any", redis.asyncio.ConnectionPool).from_url
             pool = from_url(url, **(_trust(url, options) | options | {"protocol": 2}))
@@ -85,7 +87,7 @@ def new_connection(pool: Any) -> DriverConnection:
     }
     options |= {
         "decode_responses": False,  # a foreign message that is not UTF-8 would end the reader
-        "protocol": 2,  # messages cost half again as much in RESP3
+        "protocol": 2,  # with the driver's ways, messages cost half again as much in RESP3
         "retry": Retry(NoBackoff(), 0),  # nothing reconnects behind our back
         "retry_on_error": [],
         "retry_on_timeout": False,
@@ -109,7 +111,12 @@ def address_of(pool: Any) -> str:
 
 
 def explained(
-    address: str, error: Exception, what: str = "", subjects: frozenset[str] = frozenset()
+    address: str,
+    error: Exception,
+    what: str = "",
+    *,
+    subjects: frozenset[str] = frozenset(),
+    subscriptions: frozenset[str] = frozenset(),
 ) -> TransportError:
     """The error in our words, with what to do about it where that is known."""
     if isinstance(error, TransportError):
@@ -117,14 +124,15 @@ def explained(
     if isinstance(error, NoPermissionError):
         remedy = "allow it with ACL SETUSER, see RedisTransport"
         text = f"{address} refuses {what or 'this user'}: {error}; {remedy}"
-        return TransportError(text, permanent=True, subjects=subjects)
+        return TransportError(text, permanent=True, subjects=subjects, subscriptions=subscriptions)
     if isinstance(error, AuthenticationError):
         text = f"{address} refuses this user: {error}; check user name and password"
         return TransportError(text, permanent=True)
     if about_tls := _tls_trouble(address, error):
         return TransportError(about_tls, permanent=True)
     if isinstance(error, ResponseError):
-        return TransportError(f"{address} refuses {what or 'the link'}: {error}", subjects=subjects)
+        text = f"{address} refuses {what or 'the link'}: {error}"
+        return TransportError(text, subjects=subjects, subscriptions=subscriptions)
     return TransportError(f"no link to {address}: {str(error) or repr(error)}")
 
 

@@ -1,4 +1,4 @@
-"""Keeps the two connections of a transport up: opens, watches, and rebuilds them together."""
+"""Keeps the connection of a transport up, or the two: opens, watches, and rebuilds them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from ._redis_wire import Reply
 from .base import LinkState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._redis_routes import Route, Routes
     from .base import StateHandler
 
@@ -32,7 +34,7 @@ _GRACE = 0.25
 
 
 class Keeper:
-    """One link for commands and one for messages: either both are up, or neither is.
+    """One link for commands and messages; before Redis 6, one for each: both are up, or neither is.
 
     All of it lives in one task of its own, so it does not matter which task connects, which
     one closes, and what scopes they are in.
@@ -41,22 +43,33 @@ class Keeper:
         pool: the redis-py pool that holds the configuration.
         address: where the server is, for messages to people.
         routes: what has to be subscribed whenever the links come up.
+        ask: brings one of these into force.
         probe_interval: the time between two looks at the links, in seconds.
         probe_timeout: the silence after which a link is given up, in seconds.
 
     Attributes:
         feed: the link for messages, as soon as it takes subscriptions.
+        ordered: whether it is the link for commands too, as far as is known.
         closed: whether `aclose` was called.
     """
 
     def __init__(
-        self, pool: Any, address: str, routes: Routes, probe_interval: float, probe_timeout: float
+        self,
+        pool: Any,
+        address: str,
+        routes: Routes,
+        ask: Callable[[Route, Link], asyncio.Future[Reply]],
+        *,
+        probe_interval: float,
+        probe_timeout: float,
     ) -> None:
         self.feed: Link | None = None
+        self.ordered = True
         self.closed = False
         self._pool = pool
         self._address = address
         self._routes = routes
+        self._ask = ask
         self._probe_interval = probe_interval
         self._probe_timeout = probe_timeout
         self._on_state: StateHandler | None = None
@@ -96,7 +109,7 @@ class Keeper:
         """
         if isinstance(reply, Exception):
             self.check_open()
-            raise explained(self._address, reply, what, subjects) from reply
+            raise explained(self._address, reply, what, subjects=subjects) from reply
         return reply
 
     def check_subscribed(
@@ -127,7 +140,7 @@ class Keeper:
             raise
 
     async def aclose(self) -> None:
-        """Close both links; what was just published is sent if Redis takes it at once.
+        """Close the links; what was just published is sent if Redis takes it at once.
 
         A cancellation does not stop the closing, only the waiting for it.
         """
@@ -171,7 +184,7 @@ class Keeper:
             await self._close_links()
 
     async def _open(self) -> None:
-        """Open both links and bring the subscriptions into force, or leave nothing open.
+        """Open the links and bring the subscriptions into force, or leave nothing open.
 
         Raises:
             TransportError: it did not work.
@@ -179,11 +192,14 @@ class Keeper:
         deadline = asyncio.timeout(_CONNECT_TIMEOUT)
         try:
             async with deadline:
-                commands = Link(new_connection(self._pool))
-                feed = Link(new_connection(self._pool), self._routes.deliver)
-                self._links = (commands, feed)
-                await commands.open()
+                commands = feed = Link(new_connection(self._pool), self._routes.deliver)
+                self._links = (feed,)
                 await feed.open()
+                self.ordered = feed.resp3
+                if not feed.resp3:
+                    commands = Link(new_connection(self._pool))
+                    self._links = (commands, feed)
+                    await commands.open()
                 # From here on `subscribe` sees to its own; what was there before is restored.
                 self.feed = feed
                 await self._restore(feed)
@@ -199,10 +215,11 @@ class Keeper:
         routes = tuple(self._routes)
         if not routes:
             return
-        asked = [route.ask(feed) for route in routes]
+        asked = [self._ask(route, feed) for route in routes]
         await asyncio.wait(asked)
-        for route, confirmed in zip(routes, asked, strict=True):
-            self.check_subscribed(route, confirmed.result())
+        if not self.ordered:
+            for route, confirmed in zip(routes, asked, strict=True):
+                self.check_subscribed(route, confirmed.result())
         if feed.lost.done():
             raise feed.lost.result()
 
@@ -221,7 +238,7 @@ class Keeper:
                 return
 
     async def _until_lost(self) -> str:
-        """Watch both links until one is lost; returns the reason in words."""
+        """Watch the links until one is lost; returns the reason in words."""
         while True:
             signs = [link.lost for link in self._links]
             await asyncio.wait(

@@ -11,12 +11,12 @@ import asyncio
 import contextlib
 import itertools
 from collections import deque
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from redis.exceptions import RedisError, ResponseError
 
 from ._connection import abort
-from ._redis_wire import Reply, stream_of, wire_of
+from ._redis_wire import Push, Reply, stream_of, wire_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,10 +44,11 @@ class Link:
     Args:
         connection: a connection of the driver, not opened yet.
         on_message: called with each message of a subscription as Redis sends it: a list of
-            kind, glob if any, channel, payload. It must not raise.
+            kind, glob if any, channel, payload. It must not raise. None: no subscriptions.
 
     Attributes:
         lost: done as soon as the link is unusable; its result is the reason.
+        resp3: whether a link with subscriptions serves for everything else too.
     """
 
     def __init__(
@@ -57,8 +58,12 @@ class Link:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[Exception] = self._loop.create_future()
+        self.resp3 = False
         self._connection = connection
-        self._on_message = on_message
+        self._on_message = on_message or _drop
+        # What messages are. In RESP2 answers are lists too, but of a link with subscriptions each
+        # begins with a word of its own; in RESP3 that of an answer may be anything.
+        self._messages_are: type[Any] | None = None if on_message is None else list
         self._waiting: deque[tuple[OnReply, bytes | None]] = deque()
         self._received = 0
         self._tokens = itertools.count()
@@ -92,7 +97,13 @@ class Link:
         await self._connection.connect()
         self._wire = wire_of(self._connection, self._take, self._lose)
         # A server that wants a password lets a client without one in, and refuses only now.
-        reply = await self.ping()
+        pong = self.ping()
+        if self._messages_are is not None and self._wire.reads_resp3:
+            # Before Redis 6 nobody knows it, and it may be forbidden.
+            reply = await self.request(b"HELLO", b"3")
+            if not isinstance(reply, Exception):
+                self.resp3, self._messages_are = True, Push
+        reply = await pong
         if isinstance(reply, Exception):
             raise reply
 
@@ -173,10 +184,10 @@ class Link:
 
     def _take(self, reply: Reply) -> None:
         self._received += 1
-        if isinstance(reply, Exception) or self._on_message is None or reply[0] not in _MESSAGES:
-            self._settle(reply)
-        else:
+        if type(reply) is self._messages_are and reply[0] in _MESSAGES:
             self._on_message(reply)
+        else:
+            self._settle(reply)
 
     def _settle(self, reply: Reply) -> None:
         if isinstance(reply, Exception) and not isinstance(reply, ResponseError):
@@ -196,6 +207,10 @@ class Link:
         while self._waiting:
             on_reply, _ = self._waiting.popleft()
             on_reply(reason)
+
+
+def _drop(_message: list[bytes]) -> None:
+    """A link without subscriptions gets no messages."""
 
 
 def _packed(command: tuple[bytes, ...]) -> bytes:

@@ -7,6 +7,8 @@ import logging
 import re
 from typing import TYPE_CHECKING
 
+from redis.exceptions import ResponseError
+
 from aioregistry.subjects import is_pattern, matches
 
 if TYPE_CHECKING:
@@ -80,6 +82,16 @@ class Route:
         self.key = key
         self.interests: tuple[Interest, ...] = ()
         self.confirmed: asyncio.Future[Reply] | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Whether Redis has refused the subscription."""
+        confirmed = self.confirmed
+        return (
+            confirmed is not None
+            and confirmed.done()
+            and isinstance(confirmed.result(), ResponseError)
+        )
 
     def ask(self, feed: Link) -> asyncio.Future[Reply]:
         """Bring the subscription into force; the result is what Redis says to it."""

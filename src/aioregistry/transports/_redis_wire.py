@@ -26,10 +26,13 @@ from ._connection import Tap
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["DriverConnection", "Reply", "Wire", "stream_of", "wire_of"]
+__all__ = ["DriverConnection", "Push", "Reply", "Wire", "stream_of", "wire_of"]
 
 Reply: TypeAlias = Any
-"""What Redis answered (RESP2, in bytes), or the exception that tells why it did not."""
+"""What Redis answered (in bytes), or the exception that tells why it did not."""
+
+Push: type[Any] | None = getattr(hiredis, "PushNotification", None)
+"""What is no answer in RESP3, such as a message; older versions of hiredis cannot tell."""
 
 _REFUSALS: dict[str, type[RedisError]] = {
     "LOADING": BusyLoadingError,
@@ -66,7 +69,13 @@ class DriverConnection(Protocol):
 
 
 class Wire(Protocol):
-    """How a link sends, and whence it gets its replies."""
+    """How a link sends, and whence it gets its replies.
+
+    Attributes:
+        reads_resp3: whether it can tell answers from what Redis says unasked.
+    """
+
+    reads_resp3: bool
 
     @property
     def unsent(self) -> int:
@@ -147,6 +156,7 @@ class DirectWire(Tap):
         on_end: Callable[[Exception], None],
     ) -> None:
         super().__init__(transport)
+        self.reads_resp3 = Push is not None
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=_refusal)
         self._on_reply = on_reply
         self._on_end = on_end
@@ -171,7 +181,9 @@ class DirectWire(Tap):
         next_reply, on_reply = self._reader.gets, self._on_reply
         try:
             self._reader.feed(data)
-            while not self._ended and (reply := next_reply()) is not False:  # RESP2 has no False
+            while (
+                not self._ended and (reply := next_reply()) is not False
+            ):  # no answer to us is False
                 on_reply(reply)
         except Exception as error:  # noqa: BLE001 - whatever it is, replies are out of step now
             self._end(error)
@@ -205,6 +217,7 @@ class DriverWire:
         on_reply: Callable[[Reply], None],
         on_end: Callable[[Exception], None],
     ) -> None:
+        self.reads_resp3 = False
         self._connection = connection
         self._on_reply = on_reply
         self._on_end = on_end

@@ -8,7 +8,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     import redis.asyncio
 
+    from ._redis_link import Link
+    from ._redis_routes import Route
     from ._redis_wire import Reply
     from .base import Handler, StateHandler, Subscription
 
@@ -37,6 +39,16 @@ _FLUSH_TIMEOUT = 5.0
 _MAX_PAYLOAD = 2**20
 _MAX_REFUSALS = 10_000
 _SUBJECTS_PER_LOOK = 1000
+_SHOWN = 5
+
+
+class _Refusal(NamedTuple):
+    """What Redis does not take, of us: a message, or else a subscription."""
+
+    number: int
+    subject: str
+    reason: ResponseError
+    subscription: bool
 
 
 class RedisTransport:
@@ -45,13 +57,14 @@ class RedisTransport:
     Subjects are channels, the same strings. A pattern becomes PSUBSCRIBE with the glob that
     covers it, and what Redis delivers beyond the pattern (its `*` spans dots) is dropped.
 
-    It opens two connections, one for commands and one for messages, also when it is given a
-    client: of that, it shares the configuration (address, credentials, TLS), and it neither
-    uses nor closes its connections. So it does not matter how the client decodes, retries
-    or times out, and two transports on one client get their own copy of every message.
+    It opens one connection, also when it is given a client: of that, it shares the
+    configuration (address, credentials, TLS), and it neither uses nor closes its connections.
+    So it does not matter how the client decodes, retries or times out, and two transports on
+    one client get their own copy of every message. Servers before Redis 6, and versions of
+    hiredis before 3.2, take two connections, one for commands and one for messages.
 
-    Both connections are asked for a sign of life every `probe_interval` seconds. When one is
-    lost, both are rebuilt, for ever, with pauses that grow to two seconds.
+    A connection is asked for a sign of life every `probe_interval` seconds. When one is lost,
+    all are rebuilt, for ever, with pauses that grow to two seconds.
 
     With an ACL, the user needs `+publish +subscribe +unsubscribe +psubscribe +punsubscribe
     +ping +pubsub|numsub +pubsub|channels`, and its channels must name every glob letter by
@@ -64,7 +77,7 @@ class RedisTransport:
     Args:
         url: where the server is: `redis://`, `rediss://` (TLS) or `unix://`.
         client: a client to take the configuration from, instead of `url`.
-        probe_interval: the time between two looks at the connections, in seconds.
+        probe_interval: the time between two looks at a connection, in seconds.
         probe_timeout: the silence after which a connection is given up, in seconds.
         **connection_options: as for `redis.asyncio.Redis.from_url`, with `url` only. Options
             for decoding, retries, health checks, the protocol version and `socket_timeout`
@@ -88,10 +101,18 @@ class RedisTransport:
         pool = pool_of(url, client, connection_options)
         self._address = address_of(pool)
         self._routes = Routes()
-        self._keeper = Keeper(pool, self._address, self._routes, probe_interval, probe_timeout)
-        # Publishes and flushes are numbered alike, so that each refusal finds its flush.
+        self._keeper = Keeper(
+            pool,
+            self._address,
+            self._routes,
+            self._ask,
+            probe_interval=probe_interval,
+            probe_timeout=probe_timeout,
+        )
+        # Messages, subscriptions and flushes are numbered alike, so that each refusal finds its
+        # flush.
         self._numbers = itertools.count()
-        self._refusals: deque[tuple[int, str, ResponseError]] = deque(maxlen=_MAX_REFUSALS)
+        self._refusals: deque[_Refusal] = deque(maxlen=_MAX_REFUSALS)
         self._log = LogLimiter(_logger)
         self._lost = -1
         self._told = -1
@@ -112,8 +133,8 @@ class RedisTransport:
 
     @property
     def ordered(self) -> bool:
-        """See `Transport.ordered`: they go over two connections."""
-        return False
+        """See `Transport.ordered`: over two connections they are not."""
+        return self._keeper.ordered
 
     async def connect(self, on_state: StateHandler) -> None:
         """Make one attempt to connect, of at most 3 seconds; see `Transport.connect`.
@@ -156,19 +177,30 @@ class RedisTransport:
     async def subscribe(self, pattern: str, handler: Handler) -> Subscription:
         """Deliver what matches `pattern` to `handler`; see `Transport.subscribe`.
 
-        On a link that is up, it returns when Redis has confirmed. A cancellation takes the
+        A refusal comes later: it is logged, and the next `flush` raises it. Over two
+        connections, it waits until Redis has confirmed; a cancellation then takes the
         subscription back.
 
         Raises:
-            TransportError: Redis refused, or the transport is closed.
+            TransportError: Redis refused, the link is congested, or the transport is closed.
         """
         self._keeper.check_open()
+        feed = self._keeper.feed
+        if feed is not None and feed.congested:
+            raise TransportError(
+                f"the link to {self._address} is congested: it takes no subscription to"
+                f" {pattern!r} now; try again soon"
+            )
         interest = Interest(pattern, handler, self._ended)
         routes = self._routes.add(interest)
-        feed = self._keeper.feed
         if feed is None:
             return interest
-        asked = [route.confirmed or route.ask(feed) for route in routes]
+        asked = [
+            self._ask(route, feed) if route.confirmed is None or route.refused else route.confirmed
+            for route in routes
+        ]
+        if self.ordered:
+            return interest
         try:
             await asyncio.wait(asked)
             self._keeper.check_open()
@@ -225,12 +257,12 @@ class RedisTransport:
         self._flushing += 1
         try:
             async with asyncio.timeout(_FLUSH_TIMEOUT):
-                if not commands.idle:
+                if commands is not feed and not commands.idle:
                     self._keeper.checked(await commands.ping(), "PING")
                 # Only now: what it took by then is ahead of this echo on the other connection.
                 if feed is not None:
                     self._keeper.checked(await feed.ping(), "PING")
-            refused = {subject: why for at, subject, why in self._refusals if since < at < until}
+            refused = [refusal for refusal in self._refusals if since < refusal.number < until]
             lost = since < self._lost
             self._told = max(self._told, until)
         except TimeoutError:
@@ -239,17 +271,17 @@ class RedisTransport:
             ) from None
         finally:
             self._flushing -= 1
-            while not self._flushing and self._refusals and self._refusals[0][0] < self._told:
+            while not self._flushing and self._refusals and self._refusals[0].number < self._told:
                 self._refusals.popleft()
         if lost:
             raise TransportError(
                 f"the link to {self._address} was lost for a moment, and messages with it"
             )
         if refused:
-            raise self._refused(refused)
+            raise self._error_of(refused)
 
     async def aclose(self) -> None:
-        """Close both connections; see `Transport.aclose`.
+        """Close every connection; see `Transport.aclose`.
 
         What was published and not flushed is sent if Redis takes it at once. A cancellation
         does not stop the closing, only the waiting for it.
@@ -263,20 +295,45 @@ class RedisTransport:
             if reply_to is not None:
                 self._routes.deliver_here(reply_to, b"")
         elif isinstance(reply, ResponseError):
-            self._refusals.append((number, subject, reply))
-            self._log.warning(
-                subject,
-                time.monotonic(),
-                *("%s refuses a message to %r: %s", self._address, subject, reply),
-            )
+            self._refused(_Refusal(number, subject, reply, subscription=False))
         elif isinstance(reply, Exception):
             self._lost = number
 
-    def _refused(self, refused: dict[str, ResponseError]) -> TransportError:
-        subject, reason = next(iter(refused.items()))
-        others = f" and {len(refused) - 1} other channels" if len(refused) > 1 else ""
-        what = f"messages to the channel {subject!r}{others}"
-        return explained(self._address, reason, what, frozenset(refused))
+    def _ask(self, route: Route, feed: Link) -> asyncio.Future[Reply]:
+        """Bring a subscription into force; the result is what Redis says to it."""
+        confirmed = route.ask(feed)
+        confirmed.add_done_callback(functools.partial(self._subscribed, next(self._numbers), route))
+        return confirmed
+
+    def _subscribed(self, number: int, route: Route, confirmed: asyncio.Future[Reply]) -> None:
+        reply = confirmed.result()
+        if self.ordered and isinstance(reply, ResponseError):
+            for pattern in {interest.pattern for interest in route.interests}:
+                self._refused(_Refusal(number, pattern, reply, subscription=True))
+
+    def _refused(self, refusal: _Refusal) -> None:
+        self._refusals.append(refusal)
+        error = self._error_of([refusal])
+        self._log.warning(str(error.subjects), time.monotonic(), "%s", error)
+
+    def _error_of(self, refusals: list[_Refusal]) -> TransportError:
+        messages = frozenset(each.subject for each in refusals if not each.subscription)
+        subscriptions = frozenset(each.subject for each in refusals if each.subscription)
+        what = " and ".join(
+            f"{kind} {_listed(subjects)}"
+            for kind, subjects in (
+                ("messages to", messages),
+                ("the subscription to", subscriptions),
+            )
+            if subjects
+        )
+        return explained(
+            self._address,
+            refusals[0].reason,
+            what,
+            subjects=messages,
+            subscriptions=subscriptions,
+        )
 
     def _forget(self, interest: Interest) -> list[asyncio.Future[Reply]]:
         interest.end()
@@ -285,8 +342,14 @@ class RedisTransport:
 
     async def _ended(self, interest: Interest) -> None:
         confirmed = self._forget(interest)
-        if confirmed:
+        if confirmed and not self.ordered:
             await asyncio.wait(confirmed)
+
+
+def _listed(subjects: Collection[str]) -> str:
+    """The first of them for a message, and how many there are."""
+    shown = ", ".join(map(repr, sorted(subjects)[:_SHOWN]))
+    return shown if len(subjects) <= _SHOWN else f"{shown} and {len(subjects) - _SHOWN} more"
 
 
 def _chunks(subjects: Collection[str]) -> Iterator[tuple[str, ...]]:
