@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Final
 
 from aioregistry.errors import TransportError
 from aioregistry.limits import EVERYBODY
@@ -15,6 +16,8 @@ from aioregistry.wire import Subjects
 __all__ = ["Ears"]
 
 _logger = logging.getLogger("aioregistry")
+
+_SHOWN: Final = 5
 
 
 class Ears:
@@ -99,6 +102,11 @@ class Ears:
                 "a crash of this process will be seen no earlier than its ttl: %s", error
             )
             self.node = ""
+        deaf = [name for name in self._wanted if self._subjects.ping(name) in error.subscriptions]
+        if deaf:
+            # It is found by its heartbeats all the same.
+            shown = ", ".join(map(repr, deaf[:_SHOWN])) + (", ..." if len(deaf) > _SHOWN else "")
+            _logger.warning("lookups cannot find %s by asking: %s", shown, error)
 
     async def prove(self) -> None:
         """See to it, once, that whoever asks for our node hears that we are there.
@@ -127,8 +135,6 @@ class Ears:
         except TransportError as error:
             if not error.subjects:
                 return error
-            # Without the right to hear pings it is found by its heartbeats all the same.
-            _logger.warning("pings of %r will not be answered: %s", name, error)
             self._ears[name] = None
         return None
 

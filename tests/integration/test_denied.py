@@ -113,6 +113,19 @@ async def test_a_refused_registration_makes_nobody_deaf(broker: BrokerWithUsers)
             await consumer.get_service("orders", timeout=0.2)
 
 
+async def test_who_cannot_be_found_by_lookups_says_so(
+    broker: BrokerWithUsers, caplog: pytest.LogCaptureFixture
+) -> None:
+    await broker.admit({"app": without(templates(broker.scheme)["provider"], "ping.orders")})
+    async with Stage(broker, "app", "registry") as stage:
+        admin, provider = await stage.registry("admin"), await stage.registry()
+        await admin.observe("orders")
+        await provider.register("orders", ADDRESS)
+        await eventually(lambda: admin.cached("orders"))  # its announcements are allowed
+        await eventually(lambda: "lookups cannot find 'orders' by asking" in caplog.text)
+        assert caplog.text.count("lookups cannot find") == 1
+
+
 async def test_lookups_at_once_each_get_the_refusal(broker: BrokerWithUsers) -> None:
     await broker.admit({"app": without(templates(broker.scheme)["consumer"], ".ping.")})
     async with Stage(broker, "app", "registry") as stage:
