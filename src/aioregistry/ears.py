@@ -39,13 +39,16 @@ class Ears:
     ) -> None:
         self._link = link
         self._subjects = subjects
-        self.node = node
+        self.node = self._name = node
         self._on_ping = on_ping
         self._alive: Subscription | None = None
         self.proven = False
         self._ears: dict[str, Subscription | None] = {}
         self._wanted: dict[str, None] = {}
         self._unsettled: dict[str, None] = {}
+        self._mute = False
+        self._deaf: dict[str, None] = {}
+        self._warned: dict[str, None] = {}
         self._settling = asyncio.Lock()
 
     def hears(self, name: str) -> bool:
@@ -62,6 +65,8 @@ class Ears:
     def close(self, name: str) -> None:
         """Listen to the pings of `name` no longer, from the next `settle` on."""
         del self._wanted[name]
+        self._deaf.pop(name, None)
+        self._warned.pop(name, None)
         self._unsettled[name] = None
         if self._wanted.keys() == {EVERYBODY}:
             self.close(EVERYBODY)
@@ -96,17 +101,45 @@ class Ears:
 
     def deny(self, error: TransportError) -> None:
         """The broker refuses the subjects of the error."""
-        if self.node and self._subjects.alive(self.node) in error.subscriptions:
-            # With that name in its announcements it would be taken for dead.
-            _logger.warning(
-                "a crash of this process will be seen no earlier than its ttl: %s", error
-            )
-            self.node = ""
+        if self._subjects.alive(self._name) in error.subscriptions:
+            if not self._mute:
+                _logger.warning(
+                    "a crash of this process will be seen no earlier than its ttl: %s", error
+                )
+            # With its name in its announcements it would be taken for dead.
+            self._mute, self.node = True, ""
         deaf = [name for name in self._wanted if self._subjects.ping(name) in error.subscriptions]
-        if deaf:
+        news = [name for name in deaf if name not in self._warned]
+        self._deaf.update(dict.fromkeys(deaf))
+        self._warned.update(dict.fromkeys(news))
+        if news:
             # It is found by its heartbeats all the same.
-            shown = ", ".join(map(repr, deaf[:_SHOWN])) + (", ..." if len(deaf) > _SHOWN else "")
+            shown = ", ".join(map(repr, news[:_SHOWN])) + (", ..." if len(news) > _SHOWN else "")
             _logger.warning("lookups cannot find %s by asking: %s", shown, error)
+
+    def resume(self) -> None:
+        """The link is up: every subscription was tried again."""
+        self._deaf.clear()
+        self.proven = self.proven and not self._mute
+
+    async def retry(self) -> None:
+        """Give what was refused another try, with the next `settle`.
+
+        Raises:
+            TransportError: the link failed.
+        """
+        if self._mute:
+            alive, self._alive = self._alive, None
+            if alive is not None:
+                await alive.unsubscribe()
+            self.proven = False
+            await self.prove()
+        deaf, self._deaf = self._deaf, {}
+        for name in deaf:
+            self._unsettled[name] = None
+            ear = self._ears.pop(name, None)
+            if ear is not None:
+                await ear.unsubscribe()
 
     async def prove(self) -> None:
         """See to it, once, that whoever asks for our node hears that we are there.
@@ -116,6 +149,7 @@ class Ears:
         """
         if self.proven:
             return
+        self.node = self._name
         try:
             if self._alive is None:
                 self._alive = await self._link.subscribe(self._subjects.alive(self.node), _overhear)
@@ -123,7 +157,7 @@ class Ears:
         except TransportError as error:
             if not error.subjects:
                 raise
-        self.proven = True
+        self.proven, self._mute = True, not self.node
 
     async def _listen(self, name: str) -> TransportError | None:
         def on_ping(_subject: str, payload: bytes) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Final, cast
 
 from aioregistry.errors import RegistryError, TransportError
@@ -21,7 +21,11 @@ _LONGEST_PAUSE: Final = 2.0
 
 CHECK_INTERVAL: Final = 10.0
 """How often the broker is asked whether it has refused something, in seconds: nothing else
-tells those who wait for no answer, such as a heartbeat that is no longer allowed."""
+tells those who wait for no answer, such as a heartbeat that is no longer allowed. As often, what it
+refused to let us hear is asked for again."""
+
+_RECHECK: Final = 1.0
+"""How soon it is asked again where it did not tell, in seconds."""
 
 
 class Link:
@@ -34,12 +38,17 @@ class Link:
         on_down: called each time it goes down.
         on_denied: called with what the broker refuses although the link is sound; the error's
             `subjects` tell what it is about.
+        on_retry: called to subscribe again to what is not subscribed to, though it should be;
+            True: also to what was refused. What it raises as `TransportError` is passed over.
 
     Attributes:
         connected: whether the broker can be reached, as far as the transport knows.
         detail: the reason for the state, in words.
         losses: how often the link went down.
         denied: how many messages and subscriptions the broker refused.
+        begun: how many flushes have begun.
+        checked: the number of the last one that the broker has answered: whatever it refuses of
+            what was before its beginning is known.
     """
 
     def __init__(
@@ -50,6 +59,7 @@ class Link:
         on_up: Callable[[], None],
         on_down: Callable[[], None],
         on_denied: Callable[[TransportError], None],
+        on_retry: Callable[[bool], Awaitable[None]],
     ) -> None:
         self.transport = transport
         self.connected = False
@@ -62,10 +72,13 @@ class Link:
         self._on_up = on_up
         self._on_down = on_down
         self._on_denied = on_denied
+        self._on_retry = on_retry
+        self._incomplete = False
         self._up = asyncio.Event()
         self._doubt = asyncio.Event()
         self._flushing = asyncio.Lock()
-        self._begun = self._finished = 0
+        self.begun = self.checked = 0
+        self._finished = 0
         self._outcome: TransportError | None = None
 
     async def open(self, timeout: float | None) -> None:  # noqa: ASYNC109 - the loop needs it
@@ -189,7 +202,7 @@ class Link:
         One at a time, so that each refusal is counted once; those who come while one is under
         way share the next.
         """
-        wanted = self._begun + 1
+        wanted = self.begun + 1
         async with self._flushing:
             if self._finished < wanted:
                 await self._flush()
@@ -197,30 +210,56 @@ class Link:
         if outcome is not None:
             raise outcome.again()
 
+    async def check(self, begun: int) -> None:
+        """Flush, unless that was done since `begun` flushes had begun; refusals are passed on."""
+        async with self._flushing:
+            if self.checked <= begun:
+                await self._flush()
+
     async def _flush(self) -> None:
-        self._begun += 1
-        number, outcome = self._begun, None
+        self.begun += 1
+        number, outcome = self.begun, None
         try:
             await self.transport.flush()
         except TransportError as error:
             self._deny(error)
             outcome = error
         self._finished, self._outcome = number, outcome
+        if outcome is None or outcome.subjects:
+            self.checked = number
 
     def check_soon(self) -> None:
         """Ask soon whether the broker has refused something."""
         self._doubt.set()
 
+    def retry_soon(self) -> None:
+        """Subscribe soon to what should be, and is not, unless it was refused."""
+        self._incomplete = True
+        self._doubt.set()
+
     async def check_forever(self) -> None:
-        """Ask now and then whether the broker has refused something."""
+        """Ask now and then whether the broker has refused something, or still does."""
+        clock = asyncio.get_running_loop().time
+        due, pause = clock() + CHECK_INTERVAL, CHECK_INTERVAL
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CHECK_INTERVAL):
+                async with asyncio.timeout(pause):
                     await self._doubt.wait()
             self._doubt.clear()
             await self.wait_connected()
-            with contextlib.suppress(TransportError):
+            pause = CHECK_INTERVAL
+            refused_too = clock() >= due
+            if refused_too:
+                due = clock() + CHECK_INTERVAL
+            try:
+                if refused_too or self._incomplete:
+                    self._incomplete = False
+                    await self._on_retry(refused_too)
                 await self.flush()
+            except TransportError as error:
+                if not error.subjects:
+                    self._incomplete = True
+                    pause = min(_RECHECK, CHECK_INTERVAL)
 
     def _deny(self, error: TransportError) -> None:
         if error.subjects:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Final
 
@@ -59,7 +60,7 @@ class Lookups:
         """
         until = self._clock() + timeout
         with self._observer.inquiries.join(name) as inquiry:
-            await self._ask(name, inquiry, until)
+            await self._ask(name, inquiry, until, wait=wait)
             while True:
                 selection = self._catalogue.select(name, where)
                 if selection.services:
@@ -72,6 +73,7 @@ class Lookups:
                 if quiet_at is not None and now >= quiet_at:
                     break
                 await inquiry.news(until if quiet_at is None else min(until, quiet_at))
+            await self._make_sure(name, inquiry, until)
         raise self._nothing(name, where, timeout)
 
     async def collect(
@@ -102,7 +104,7 @@ class Lookups:
                 return services
         until = self._clock() + timeout
         with self._observer.inquiries.join(name) as inquiry:
-            await self._ask(name, inquiry, until)
+            await self._ask(name, inquiry, until, wait=wait)
             while True:
                 services = self._catalogue.select(name, where).services
                 if not services:
@@ -114,6 +116,8 @@ class Lookups:
                 if quiet_at is not None and now >= quiet_at and not waiting:
                     break
                 await inquiry.news(until if quiet_at is None or waiting else min(until, quiet_at))
+            if not services:
+                await self._make_sure(name, inquiry, until)
         if not services and not self._link.connected and not self._catalogue.services(name):
             raise self._link.error()
         if self._link.connected:
@@ -126,10 +130,12 @@ class Lookups:
 
     # ------------------------------------------------------------------------------------
 
-    async def _ask(self, name: str, inquiry: Inquiry, until: float) -> None:
+    async def _ask(self, name: str, inquiry: Inquiry, until: float, *, wait: bool) -> None:
         async def ask() -> None:
             await self._observer.look_at(name)
             await self._observer.asker.ping(name)
+            if not wait and not self._observer.observations.is_proven(name):
+                self._link.check_soon()  # so that `_make_sure` takes no round trip of its own
             asyncio.get_running_loop().call_later(DOUBT, self._doubt, inquiry)
 
         try:
@@ -140,6 +146,14 @@ class Lookups:
         except TransportError as error:
             if error.subjects:  # this very question is not allowed: no use in waiting
                 raise
+
+    async def _make_sure(self, name: str, inquiry: Inquiry, until: float) -> None:
+        """Nobody is there; or are we not allowed to hear it?"""
+        if inquiry.nobody:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(until):
+                    await self._observer.observations.prove(name)
+            self._check_allowed(inquiry)
 
     def _doubt(self, inquiry: Inquiry) -> None:
         if inquiry.users and inquiry.quiet_at is None:

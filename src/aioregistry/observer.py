@@ -16,12 +16,11 @@ from aioregistry.catalogue import Catalogue
 from aioregistry.choosing import Predicate
 from aioregistry.errors import TransportError
 from aioregistry.inquiry import Inquiries
-from aioregistry.link import Link, unsubscribe_all
+from aioregistry.link import Link
 from aioregistry.loglimit import LogLimiter
+from aioregistry.observations import Observations
 from aioregistry.service import Service, ServiceEvent
 from aioregistry.settings import Settings
-from aioregistry.subjects import covers, is_pattern, matches
-from aioregistry.transports.base import Handler, Subscription
 from aioregistry.vigil import Vigil
 from aioregistry.watch import Watch
 
@@ -46,20 +45,6 @@ are given up beyond this number: names may come from the outside."""
 _RETRY: Final = 0.1
 
 
-class _Observation:
-    """The standing interest in one pattern."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.subscriptions: list[Subscription] = []
-        self.refusal: TransportError | None = None
-
-    @property
-    def complete(self) -> bool:
-        """Whether both announcements and withdrawals are subscribed to, as far as is known."""
-        return bool(self.subscriptions) and self.refusal is None
-
-
 class Observer:
     """Keeps in the catalogue what is observed.
 
@@ -73,6 +58,7 @@ class Observer:
 
     Attributes:
         catalogue: what is known.
+        observations: what is observed.
         inquiries: the pings that lookups wait for.
         asker: sends pings.
         vigil: sees crashes early.
@@ -100,15 +86,15 @@ class Observer:
         self._subjects = wire.Subjects(settings.prefix)
         accept = settings.accept and self._guarded(settings.accept)
         self.catalogue = Catalogue(accept=accept, max_instances=settings.max_instances)
+        self.observations = Observations(
+            link, self._subjects, self._on_announcement, self._on_withdrawal
+        )
         self.inquiries = Inquiries()
         self.asker = Asker(link, self._subjects, self.catalogue, rng=rng, clock=clock)
         self.vigil = Vigil(
             link, self._subjects, self.catalogue, self._publish_removals, clock=clock
         )
         self._alarm = Alarm()
-        self._observed: dict[str, _Observation] = {}
-        self._wildcards: list[str] = []
-        self._looked_up: dict[str, None] = {}
         # In the order in which they came: that of a WeakSet depends on addresses in memory. A
         # WeakKeyDictionary has it too, and costs every event a dozen calls.
         self._watches: dict[weakref.ref[Watch], None] = {}
@@ -121,7 +107,7 @@ class Observer:
     @property
     def observed(self) -> tuple[str, ...]:
         """The names and patterns that are kept in the catalogue."""
-        return tuple(self._observed)
+        return self.observations.patterns
 
     @property
     def watches(self) -> int:
@@ -136,14 +122,8 @@ class Observer:
         Raises:
             TransportError: the broker refused.
         """
-        fresh = [pattern for pattern in patterns if pattern not in self._observed]
-        unproven: list[str] = []
-        for pattern in patterns:
-            self._looked_up.pop(pattern, None)
-            if await self._subscribe(pattern):
-                unproven.append(pattern)
-        if unproven and self._link.connected:
-            await self._prove(unproven)
+        fresh = [pattern for pattern in patterns if pattern not in self.observations]
+        await self.observations.add(*patterns)
         if fresh and self._link.connected:
             self.asker.ask_for(fresh)
 
@@ -153,31 +133,18 @@ class Observer:
         Raises:
             TransportError: the broker refused.
         """
-        if name in self._observed or not self._covered(name):
-            if name not in self._observed:
-                self._looked_up[name] = None
-            await self._subscribe(name)
-            await self._give_up_idle()
+        await self.observations.look_at(name)
+        await self._give_up_idle()
 
     async def unobserve(self, *patterns: str) -> None:
         """Forget what the patterns name, unless another pattern names it too.
 
         Watches see what is forgotten as UNREGISTERED, so that they still add up.
         """
-        given_up: list[_Observation] = []
-        for pattern in patterns:
-            observation = self._observed.get(pattern)
-            if observation is not None:
-                self._drop(pattern, observation)
-                given_up.append(observation)
         try:
-            for pattern in tuple(self._observed):  # what a wider pattern had covered
-                await self._subscribe(pattern)
+            await self.observations.remove(*patterns)
         finally:
-            try:
-                await _end(*given_up)
-            finally:
-                self._publish_removals(self.catalogue.forget(self._is_observed))
+            self._publish_removals(self.catalogue.forget(self.observations.include))
 
     # ---- the side of the watches -------------------------------------------------------
 
@@ -198,11 +165,10 @@ class Observer:
 
     def resume(self) -> None:
         """The link is up: everybody has a whole ttl to speak, and is asked to."""
-        for observation in self._observed.values():
-            observation.refusal = None  # every one was tried again
+        self.observations.resume()
         self.catalogue.forgive(self._clock() + RETURN)
         self.vigil.resume()
-        self.asker.ask_for(self._observed)
+        self.asker.ask_for(self.observations.patterns)
         self.inquiries.wake_all()
         self._alarm.wake()
 
@@ -214,16 +180,25 @@ class Observer:
     def deny(self, error: TransportError) -> None:
         """The broker refuses the subjects of the error: tell those who wait for them."""
         self.vigil.deny(error)
-        refused = [name for name in self._observed if self._subjects_of(name) & error.subscriptions]
-        for pattern in refused:
-            self._observed[pattern].refusal = error
+        self.observations.deny(error)
         for watch in self._open_watches():
-            if any(self._is_deaf(pattern) for pattern in watch.observed):
+            if any(map(self.observations.is_refused, watch.observed)):
                 watch.end(error)
         for name, inquiry in self.inquiries.items():
-            if self._subjects.ping(name) in error.messages or self._is_deaf(name):
+            if self._subjects.ping(name) in error.messages or self.observations.is_deaf(name):
                 inquiry.refusal = error
                 inquiry.wake()
+
+    async def retry(self, *, refused: bool) -> None:
+        """Subscribe to what is observed and not subscribed to.
+
+        Args:
+            refused: also to what was refused: perhaps it is allowed by now.
+
+        Raises:
+            TransportError: the link failed.
+        """
+        self.asker.ask_for(await self.observations.retry(refused=refused))
 
     def close(self, error: BaseException | None) -> None:
         """End every watch and lookup, with an `error` if that is the cause."""
@@ -354,92 +329,14 @@ class Observer:
 
     # ------------------------------------------------------------------------------------
 
-    def _covered(self, name: str) -> bool:
-        return any(
-            covers(wider, name) and self._observed[wider].complete
-            for wider in self._wildcards
-            if wider != name
-        )
-
-    def _is_observed(self, name: str) -> bool:
-        return name in self._observed or any(matches(each, name) for each in self._wildcards)
-
-    async def _subscribe(self, pattern: str) -> bool:
-        """Subscribe to what a pattern names; False if that was done before."""
-        observation = self._observed.get(pattern)
-        if observation is None:
-            observation = self._observed[pattern] = _Observation()
-            if is_pattern(pattern):
-                self._wildcards.append(pattern)
-        if observation.complete or self._covered(pattern):
-            return False
-        routes: dict[str, Handler] = {
-            self._subjects.register(pattern): self._on_announcement,
-            self._subjects.unregister(pattern): self._on_withdrawal,
-        }
-        async with observation.lock:
-            if observation.refusal is not None:  # perhaps it is allowed by now
-                observation.refusal = None
-                await _end(observation)
-            try:
-                if not observation.subscriptions:
-                    observation.subscriptions = await self._link.subscribe_all(routes)
-            except TransportError:
-                self._drop(pattern, observation)
-                raise
-            finally:
-                if self._observed.get(pattern) is not observation:  # unobserved meanwhile
-                    await _end(observation)
-        return True
-
-    async def _prove(self, patterns: Iterable[str]) -> None:
-        """Learn whether the broker lets us hear what the patterns name.
-
-        Raises:
-            TransportError: it does not; then they are not observed.
-        """
-        try:
-            await self._link.flush()
-        except TransportError as error:
-            if not error.subjects:
-                return  # trouble with the link: they come into force with the next one
-        refusal: TransportError | None = None
-        for pattern in patterns:
-            observation = self._observed.get(pattern)
-            if observation is not None and observation.refusal is not None:
-                refusal = observation.refusal
-                self._drop(pattern, observation)
-                await _end(observation)
-        if refusal is not None:
-            raise refusal
-
-    def _subjects_of(self, pattern: str) -> frozenset[str]:
-        return frozenset((self._subjects.register(pattern), self._subjects.unregister(pattern)))
-
-    def _is_deaf(self, pattern: str) -> bool:
-        """Whether a refusal is why nothing that the pattern names arrives."""
-        observation = self._observed.get(pattern)
-        if observation is None or observation.complete or self._covered(pattern):
-            return False
-        return any(
-            each.refusal is not None and covers(wider, pattern)
-            for wider, each in self._observed.items()
-        )
-
-    def _drop(self, pattern: str, observation: _Observation) -> None:
-        if self._observed.get(pattern) is observation:
-            del self._observed[pattern]
-            self._looked_up.pop(pattern, None)
-            if pattern in self._wildcards:
-                self._wildcards.remove(pattern)
-
     async def _give_up_idle(self) -> None:
         """Let go of names that were looked up, are not provided, and are too many."""
-        for name in tuple(self._looked_up):
-            if len(self._looked_up) <= MAX_LOOKED_UP:
+        looked_up = self.observations.looked_up
+        for name in tuple(looked_up):
+            if len(looked_up) <= MAX_LOOKED_UP:
                 return
             if self.catalogue.services(name) or self.inquiries.get(name):
-                self._looked_up[name] = self._looked_up.pop(name)  # try the next oldest
+                looked_up[name] = looked_up.pop(name)  # try the next oldest
             else:
                 await self.unobserve(name)
 
@@ -461,11 +358,3 @@ class Observer:
                 break
             await asyncio.sleep(_RETRY)
         return True
-
-
-async def _end(*observations: _Observation) -> None:
-    """End the subscriptions of these observations, whatever comes in between."""
-    subscriptions = [each for observation in observations for each in observation.subscriptions]
-    for observation in observations:
-        observation.subscriptions = []
-    await unsubscribe_all(subscriptions)

@@ -208,6 +208,7 @@ class Provider:
 
     def resume(self) -> None:
         """The link is up: announce everything afresh."""
+        self._ears.resume()
         self._announcer.announce_all(self._clock(), _SPREAD)
         for announced in self._deliveries.unsent:
             self._announcer.postpone(announced, self._clock())
@@ -223,6 +224,16 @@ class Provider:
         """The broker refuses the subjects of the error: tell those who wait for them."""
         self._deliveries.deny(error)
         self._ears.deny(error)
+
+    async def retry(self) -> None:
+        """Listen again to what was refused: perhaps it is allowed by now.
+
+        Raises:
+            TransportError: the link failed.
+        """
+        async with self._sending:
+            await self._ears.retry()
+            await self._listen()
 
     # ---- the two tasks -----------------------------------------------------------------
 

@@ -62,6 +62,7 @@ class _Session:
             on_up=self._on_up,
             on_down=self._on_down,
             on_denied=self._on_denied,
+            on_retry=self._on_retry,
         )
         self.provider = Provider(self.link, settings, node=self.node, rng=self.rng, clock=clock)
         self.observer = Observer(
@@ -93,8 +94,14 @@ class _Session:
         self.observer.suspend()
 
     def _on_denied(self, error: TransportError) -> None:
+        self.lookups.forget()
         self.provider.deny(error)
         self.observer.deny(error)
+
+    async def _on_retry(self, refused: bool) -> None:  # noqa: FBT001 - as the link calls it
+        await self.observer.retry(refused=refused)
+        if refused:
+            await self.provider.retry()
 
 
 class Registry:
@@ -635,7 +642,8 @@ class Registry:
                 try:
                     await session.provider.farewell()
                 except TransportError as error:
-                    _logger.warning("withdrawals may be lost: %s", error)
+                    if error.messages or not error.subjects:
+                        _logger.warning("withdrawals may be lost: %s", error)
             end = session.failure or RegistryClosed("the registry was closed")
             session.link.close(end)
             session.provider.close(end)

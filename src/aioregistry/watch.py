@@ -106,7 +106,8 @@ class Watch:
             StopAsyncIteration: the watch or the registry was closed.
             RegistryError: what ended the registry, when it did not end by being closed.
         """
-        if not self._started and not self._ended:
+        # Where a cancellation cut the start short, what has come since then is not held back.
+        if not self._started and not self._ended and not (self._attached and self._pending):
             await self._start()
         while not self._pending:
             if self._error is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,7 +12,17 @@ from tests.restricted import BrokerWithUsers, Stage, broker_with_users
 from tests.templates import Template, templates
 from tests.tools import eventually, no_new_tasks
 
-from aioregistry import Registry, Service, ServiceNotFound, TransportError, link, vigil
+from aioregistry import (
+    Registry,
+    RegistryError,
+    Service,
+    ServiceEvent,
+    ServiceNotFound,
+    TransportError,
+    Watch,
+    link,
+    vigil,
+)
 from aioregistry.transports.nats import NatsTransport
 
 ADDRESS = "10.0.0.5:8080"
@@ -34,6 +45,13 @@ def without(template: Template, *rules: str) -> Template:
     """The template less some lines."""
     lines = tuple(line for line in template.lines if not any(rule in line for rule in rules))
     assert len(lines) < len(template.lines)
+    return Template(template.name, lines)
+
+
+def for_orders_only(template: Template) -> Template:
+    """The template for whoever may hear of one name, and not of a pattern."""
+    lines = tuple(re.sub(r"register\.[>*]", "register.orders", line) for line in template.lines)
+    assert lines != template.lines
     return Template(template.name, lines)
 
 
@@ -195,3 +213,150 @@ async def test_inboxes_of_ones_own(broker: BrokerWithUsers) -> None:
     with pytest.raises(TransportError, match=r"needs both for '_INBOX\.>'") as failure:
         await Registry(broker.url("app")).start()
     assert failure.value.permanent
+
+
+# What one call is told, whatever others do at the same time --------------------------------
+
+
+async def test_each_of_two_that_observe_is_told(broker: BrokerWithUsers) -> None:
+    await broker.admit({"app": without(templates(broker.scheme)["consumer"], ".register.")})
+    async with Stage(broker, "app", "registry") as stage:
+        consumer = await stage.registry()
+        observing = [consumer.observe("orders") for _ in range(2)]
+        errors = await asyncio.gather(*observing, return_exceptions=True)
+        assert [type(error) for error in errors] == [TransportError] * 2
+        assert consumer.observed == ()
+
+
+async def test_to_find_nobody_is_not_to_hear_nobody(broker: BrokerWithUsers) -> None:
+    await broker.admit({"app": without(templates(broker.scheme)["consumer"], ".register.")})
+    async with Stage(broker, "app", "registry") as stage:
+        consumer = await stage.registry()
+        for call in (
+            lambda: consumer.get_service("orders", wait=False),
+            lambda: consumer.get_services("orders", wait=False),
+            lambda: consumer.observe("orders"),
+        ):
+            with pytest.raises(TransportError, match=r"registry\.register\.orders"):
+                await call()
+
+
+async def test_a_refused_pattern_takes_no_name_along(broker: BrokerWithUsers) -> None:
+    await broker.admit({"app": for_orders_only(templates(broker.scheme)["consumer"])})
+    async with Stage(broker, "app", "registry") as stage:
+        admin, consumer = await stage.registry("admin"), await stage.registry()
+        watch = consumer.watch("orders")
+        outcomes = await asyncio.gather(
+            consumer.observe(">"), consumer.observe("orders"), return_exceptions=True
+        )
+        assert [type(outcome) for outcome in outcomes] == [TransportError, type(None)]
+        assert consumer.observed == ("orders",)
+        await admin.register("orders", ADDRESS)
+        async with asyncio.timeout(5):
+            assert (await anext(watch)).service.address == ADDRESS
+
+
+async def test_a_watch_of_a_name_survives_that_of_a_pattern(broker: BrokerWithUsers) -> None:
+    await broker.admit({"app": for_orders_only(templates(broker.scheme)["consumer"])})
+    async with Stage(broker, "app", "registry") as stage:
+        admin, consumer = await stage.registry("admin"), await stage.registry()
+        everything, orders = consumer.watch(), consumer.watch("orders")
+        event, error = asyncio.create_task(_next(orders)), asyncio.create_task(_next(everything))
+        with pytest.raises(TransportError):
+            await error
+        await admin.register("orders", ADDRESS)
+        async with asyncio.timeout(5):
+            assert (await event).service.address == ADDRESS
+
+
+async def _next(watch: Watch) -> ServiceEvent:
+    return await anext(watch)
+
+
+async def test_a_lookup_does_not_wait_for_what_a_refused_pattern_would_bring(
+    broker: BrokerWithUsers,
+) -> None:
+    await broker.admit({"app": for_orders_only(templates(broker.scheme)["consumer"])})
+    async with Stage(broker, "app", "registry") as stage:
+        admin, consumer = await stage.registry("admin"), await stage.registry()
+        await admin.register("orders", ADDRESS)
+        async with asyncio.timeout(5):
+            outcomes = await asyncio.gather(
+                consumer.observe(">"),
+                consumer.get_service("orders", timeout=60),
+                return_exceptions=True,
+            )
+        assert isinstance(outcomes[0], TransportError)
+        assert isinstance(outcomes[1], Service | TransportError)
+        assert (await consumer.get_service("orders")).address == ADDRESS
+
+
+# Rights that are given back ----------------------------------------------------------------
+
+
+async def test_what_is_allowed_again_is_heard_again(broker: BrokerWithUsers) -> None:
+    whole = templates(broker.scheme)["consumer"]
+    await broker.admit({"app": whole})
+    async with Stage(broker, "app", "registry") as stage:
+        admin, consumer = await stage.registry("admin"), await stage.registry()
+        await consumer.observe("orders")
+        await broker.admit({"app": without(whole, ".register.")})
+        await eventually(lambda: consumer.stats().denied and consumer.connected)
+        await broker.admit({"app": whole})
+        await eventually(lambda: consumer.connected)
+        await admin.register("orders", ADDRESS)
+        await eventually(lambda: consumer.cached("orders"))
+
+
+async def test_pings_that_may_be_heard_again_are_answered_again(broker: BrokerWithUsers) -> None:
+    whole = templates(broker.scheme)["provider"]
+    await broker.admit({"app": whole})
+    async with Stage(broker, "app", "registry") as stage:
+        admin, provider = await stage.transport("admin"), await stage.registry()
+        await provider.register("orders", ADDRESS)
+        await broker.admit({"app": without(whole, "ping.orders", ".alive.")})
+        await eventually(lambda: provider.stats().denied >= 2 and provider.connected)
+        await broker.admit({"app": whole})
+        announced: list[bytes] = []
+        await admin.subscribe("registry.register.orders", lambda _, told: announced.append(told))
+        async with asyncio.timeout(10):
+            while not announced or b'"node"' not in announced[-1]:
+                await admin.publish("registry.ping.orders", b"")
+                await asyncio.sleep(0.1)
+        caller = await stage.registry("admin")
+        assert (await caller.get_service("orders")).address == ADDRESS
+
+
+async def test_a_farewell_that_is_allowed_is_not_said_to_be_lost(
+    broker: BrokerWithUsers, caplog: pytest.LogCaptureFixture
+) -> None:
+    await broker.admit(
+        {"app": without(templates(broker.scheme)["both"], ".register.>", ".register.*")}
+    )
+    async with Stage(broker, "app", "registry") as stage:
+        admin, both = await stage.registry("admin"), await stage.registry()
+        await admin.observe("orders")
+        await both.register("orders", ADDRESS)
+        lookup = asyncio.create_task(both.get_services("billing", timeout=60))
+        await asyncio.sleep(0)
+        await both.aclose()
+        with pytest.raises(RegistryError):
+            await lookup
+        await eventually(lambda: not admin.cached("orders"))
+    assert "withdrawals may be lost" not in caplog.text
+
+
+async def test_a_cancelled_flush_takes_no_refusal_along(broker: BrokerWithUsers) -> None:
+    await broker.admit({"app": templates(broker.scheme)["consumer"]})
+    async with Stage(broker, "app", "registry") as stage:
+        transport = await stage.transport("app")
+        for turns in range(12):  # wherever it is by then
+            await transport.publish("registry.register.orders", b"")
+            flush = asyncio.create_task(transport.flush())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            flush.cancel()
+            await asyncio.sleep(0.05)
+            outcomes = await asyncio.gather(flush, transport.flush(), return_exceptions=True)
+            told = [each for each in outcomes if isinstance(each, TransportError)]
+            assert [error.subjects for error in told] == [{"registry.register.orders"}], turns

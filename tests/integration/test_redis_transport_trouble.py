@@ -55,9 +55,9 @@ class States(list[LinkState]):
 
 
 @contextlib.asynccontextmanager
-async def serving(*options: str) -> AsyncGenerator[Broker, None]:
+async def serving(*options: str, port: int | None = None) -> AsyncGenerator[Broker, None]:
     """A server of one's own; starting one blocks, so that is done in a thread."""
-    server = redis_server(*options)
+    server = redis_server(*options, port=port)
     broker = await asyncio.to_thread(server.__enter__)
     try:
         yield broker
@@ -365,14 +365,14 @@ async def test_a_user_without_ping(broker: Broker, admin: Any) -> None:
     await transport.aclose()
 
 
-async def test_rights_that_go_and_come(broker: Broker, admin: Any, *, resp3: bool) -> None:
+async def test_rights_that_go_and_come(broker: Broker, admin: Any) -> None:
     await restrict(admin)
     inbox, states = Inbox(), States()
     async with connected(app_url(broker), states) as transport:
         await transport.subscribe("registry.register.>", inbox)
         await transport.flush()
         await restrict(admin, "resetchannels")  # the server cuts those who lost a right
-        await states.become(*[DOWN, UP] if resp3 else [DOWN])
+        await states.become(DOWN, UP)
 
         async def refused() -> bool:
             try:
@@ -383,12 +383,117 @@ async def test_rights_that_go_and_come(broker: Broker, admin: Any, *, resp3: boo
 
         await eventually(refused)
         await restrict(admin, *RIGHTS)
-        if resp3:
-            await transport.subscribe("registry.register.>", Inbox())  # asked for once more
-        else:
-            assert set(states[:-1]) == {DOWN}  # reported again with the reason
-            await states.become(DOWN, DOWN, UP)
+        await transport.subscribe("registry.register.>", Inbox())  # asked for once more
         assert await hears(transport, "registry.register.x", inbox)
+
+
+async def refusals(transport: RedisTransport) -> frozenset[str]:
+    """The subscriptions that a flush tells to be refused."""
+    try:
+        await transport.flush()
+    except TransportError as error:
+        return error.subscriptions
+    return frozenset()
+
+
+async def test_a_refusal_is_told_after_a_loss(broker: Broker, admin: Any) -> None:
+    """As when a right is taken away while a message is on its way."""
+    await restrict(admin)
+    states = States()
+    async with connected(app_url(broker), states) as transport:
+        await transport.subscribe("registry.register.x", Inbox())
+        await transport.flush()
+        broker.freeze()
+        restricting = asyncio.create_task(restrict(admin, "resetchannels"))
+        await asyncio.sleep(0.05)
+        await transport.publish("registry.ping.x", b"")
+        await asyncio.sleep(0.05)
+        broker.thaw()
+        await restricting
+        await states.become(DOWN, UP)
+        # The first may tell that the message is lost instead.
+        told = [await refusals(transport) for _ in range(3)]
+        assert frozenset().union(*told) == {"registry.register.x"}
+        assert told[2] == frozenset()
+
+
+async def test_a_refusal_is_no_news_once_it_is_allowed(broker: Broker, admin: Any) -> None:
+    await restrict(admin)
+    inbox, states = Inbox(), States()
+    async with connected(app_url(broker), states) as transport:
+        with contextlib.suppress(TransportError):  # at once, over two connections
+            await transport.subscribe("other.x", inbox)
+        await transport.unheard(["x"])  # the refusal has come by then
+        await restrict(admin, "&other.*")
+        await admin.client_kill_filter(user="app")
+        await states.become(DOWN, UP)
+        await transport.flush()
+
+
+async def test_each_interest_in_a_channel_is_told(
+    broker: Broker, admin: Any, *, resp3: bool
+) -> None:
+    if not resp3:
+        pytest.skip("there each is told at once")
+    await restrict(admin)
+    async with connected(app_url(broker)) as transport:
+        await transport.subscribe("other.x", Inbox())
+        first = asyncio.create_task(refusals(transport))
+        await asyncio.sleep(0)
+        await transport.subscribe("other.x", Inbox())
+        assert await first == {"other.x"}
+        assert await refusals(transport) == {"other.x"}
+        assert await refusals(transport) == set()
+
+
+async def test_any_number_of_refusals_is_told(broker: Broker, admin: Any) -> None:
+    await restrict(admin)
+    states = States()
+    subjects = [f"registry.register.{number}" for number in range(12_000)]
+    async with connected(app_url(broker), states) as transport:
+        await asyncio.gather(*(transport.subscribe(subject, Inbox()) for subject in subjects))
+        await transport.flush()
+        await restrict(admin, "resetchannels")
+        await states.become(DOWN, UP)
+        assert await refusals(transport) == set(subjects)
+
+
+async def test_a_refused_subscription_keeps_no_old_server_away(broker: Broker, admin: Any) -> None:
+    """It was refused by a server with RESP3, which then is replaced."""
+    await restrict(admin)
+    states = States()
+    async with connected(app_url(broker), states) as transport:
+        with contextlib.suppress(TransportError):
+            await transport.subscribe("other.x", Inbox())
+        await asyncio.to_thread(broker.stop)
+        async with (
+            serving(*WITHOUT_RESP3, port=broker.port) as old,
+            redis.asyncio.Redis(port=old.port, protocol=2) as its_admin,
+        ):
+            await restrict(its_admin)  # until then, its user is refused as such
+
+            async def up() -> bool:
+                return states[-1:] == [UP]
+
+            await eventually(up)
+            assert not transport.ordered
+
+
+async def test_whoever_subscribes_to_thousands_lets_others_work(broker: Broker) -> None:
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with connected(broker.url) as transport:
+        turning = asyncio.create_task(turn())
+        for number in range(5000):
+            await transport.subscribe(f"many.{number}", Inbox())
+        turning.cancel()
+        assert turns > 3
 
 
 # ---- TLS
@@ -661,6 +766,21 @@ async def test_a_confirmation_that_nobody_asked_for_means_resync(
                 await transport.flush()
         await states.become(DOWN, UP)
         assert "Redis sent a reply" in states.reasons[0]
+    server.close()
+    await server.wait_closed()
+
+
+async def test_what_is_no_answer_is_taken_for_none() -> None:
+    """Other than messages, Redis 6 and later may tell whatever they like unasked."""
+    fake = FakeRedis(resp3=True)
+    server = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
+    states = States()
+    url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with connected(url, states) as transport:
+        fake.writers[0].write(b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nx\r\n")
+        await transport.flush()
+        await transport.flush()
+        assert states == []
     server.close()
     await server.wait_closed()
 

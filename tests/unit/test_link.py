@@ -49,7 +49,12 @@ def link(transport: Counting, denied: list[TransportError]) -> Link:
         on_up=lambda: None,
         on_down=lambda: None,
         on_denied=denied.append,
+        on_retry=nothing,
     )
+
+
+async def nothing(_refused: bool) -> None:  # noqa: FBT001 - as the link calls it
+    pass
 
 
 async def settle() -> None:
@@ -170,6 +175,7 @@ def link_to(transport: MemoryTransport) -> Link:
         on_up=lambda: None,
         on_down=lambda: None,
         on_denied=lambda _error: None,
+        on_retry=nothing,
     )
 
 

@@ -369,7 +369,8 @@ class Link:
         return happened()
 
     def _settle(self, answered: bool) -> None:  # noqa: FBT001 - the outcome, passed on
-        callers, self._riding = self._riding, []
+        callers = [caller for caller in self._riding if not caller.done()]  # some are cancelled
+        self._riding = []
         if not self._owned:
             self._look_for_denial()
         if not answered:

@@ -8,7 +8,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from redis.exceptions import ResponseError
 
 from aioregistry.errors import TransportError
 
@@ -112,13 +111,6 @@ class Keeper:
             raise explained(self._address, reply, what, subjects=subjects) from reply
         return reply
 
-    def check_subscribed(
-        self, route: Route, reply: Reply, subjects: frozenset[str] = frozenset()
-    ) -> None:
-        """Raise `TransportError` if Redis refused a subscription; a lost link is no refusal."""
-        if isinstance(reply, ResponseError):
-            self.checked(reply, f"the subscription to {route.key.decode()!r}", subjects)
-
     async def start(self, on_state: StateHandler) -> None:
         """Make one attempt to connect, and keep the links up if it succeeds.
 
@@ -215,11 +207,7 @@ class Keeper:
         routes = tuple(self._routes)
         if not routes:
             return
-        asked = [self._ask(route, feed) for route in routes]
-        await asyncio.wait(asked)
-        if not self.ordered:
-            for route, confirmed in zip(routes, asked, strict=True):
-                self.check_subscribed(route, confirmed.result())
+        await asyncio.wait([self._ask(route, feed) for route in routes])
         if feed.lost.done():
             raise feed.lost.result()
 

@@ -28,6 +28,9 @@ __all__ = ["Link", "OnReply"]
 OnReply: TypeAlias = "Callable[[Reply], None]"
 
 _MESSAGES = (b"message", b"pmessage")
+# What RESP3 marks as no answer although it is one; everything else so marked is none, and no
+# concern of ours.
+_CONFIRMATIONS = (b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe")
 _BUSY_FROM = 1024
 _MAX_WAITING = 131_072
 _MAX_UNSENT_BYTES = 64 * 2**20
@@ -186,7 +189,7 @@ class Link:
         self._received += 1
         if type(reply) is self._messages_are and reply[0] in _MESSAGES:
             self._on_message(reply)
-        else:
+        elif type(reply) is not Push or reply[0] in _CONFIRMATIONS:
             self._settle(reply)
 
     def _settle(self, reply: Reply) -> None:

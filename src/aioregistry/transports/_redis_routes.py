@@ -32,7 +32,11 @@ _SPECIAL = re.compile(r"([*?\[\\])")
 
 
 class Interest:
-    """A `Subscription`: one handler's interest in one pattern."""
+    """A `Subscription`: one handler's interest in one pattern.
+
+    Attributes:
+        number: when it was last asked for; see `Refusals`.
+    """
 
     def __init__(
         self, pattern: str, handler: Handler, on_end: Callable[[Interest], Awaitable[None]]
@@ -40,6 +44,7 @@ class Interest:
         self.pattern = pattern
         # Where a Redis glob says what the pattern says, its messages need no second look.
         self.exact = not is_pattern(pattern.removesuffix(".>"))
+        self.number = 0
         self._handler: Handler | None = handler
         self._on_end = on_end
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
-import logging
-import time
-from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
 
 from aioregistry.errors import TransportError
-from aioregistry.loglimit import LogLimiter
 from aioregistry.subjects import matches
 
-from ._redis_driver import address_of, explained, pool_of
+from ._redis_driver import address_of, pool_of
 from ._redis_keeper import Keeper
+from ._redis_refusals import Refusals
 from ._redis_routes import MARKS, Interest, Routes
 
 if TYPE_CHECKING:
@@ -32,23 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisTransport"]
 
-_logger = logging.getLogger(__name__)
-
 _FLUSH_TIMEOUT = 5.0
 # Longer, and a Redis may be set up to cut the connection: `proto-max-bulk-len` is at least this.
 _MAX_PAYLOAD = 2**20
-_MAX_REFUSALS = 10_000
 _SUBJECTS_PER_LOOK = 1000
-_SHOWN = 5
-
-
-class _Refusal(NamedTuple):
-    """What Redis does not take, of us: a message, or else a subscription."""
-
-    number: int
-    subject: str
-    reason: ResponseError
-    subscription: bool
 
 
 class RedisTransport:
@@ -109,14 +93,8 @@ class RedisTransport:
             probe_interval=probe_interval,
             probe_timeout=probe_timeout,
         )
-        # Messages, subscriptions and flushes are numbered alike, so that each refusal finds its
-        # flush.
-        self._numbers = itertools.count()
-        self._refusals: deque[_Refusal] = deque(maxlen=_MAX_REFUSALS)
-        self._log = LogLimiter(_logger)
-        self._lost = -1
-        self._told = -1
-        self._flushing = 0
+        self._refusals = Refusals(self._address)
+        self._losses = self._losses_told = 0
 
     def __repr__(self) -> str:
         return f"<RedisTransport {self._address}>"
@@ -169,7 +147,7 @@ class RedisTransport:
                 f"the link to {self._address} is congested: the message for {subject!r} was"
                 " not sent; publish less at once, and flush in between"
             )
-        on_reply = functools.partial(self._published, next(self._numbers), subject, reply_to)
+        on_reply = functools.partial(self._published, self._refusals.number(), subject, reply_to)
         commands.send(b"PUBLISH", subject.encode(), payload, on_reply=on_reply)
         if commands.busy:
             await asyncio.sleep(0)
@@ -178,7 +156,8 @@ class RedisTransport:
         """Deliver what matches `pattern` to `handler`; see `Transport.subscribe`.
 
         A refusal comes later: it is logged, and the next `flush` raises it. Over two
-        connections, it waits until Redis has confirmed; a cancellation then takes the
+        connections, it waits until Redis has confirmed. Whoever subscribes to thousands at
+        once is made to let the event loop turn in between. A cancellation takes the
         subscription back.
 
         Raises:
@@ -192,6 +171,7 @@ class RedisTransport:
                 f" {pattern!r} now; try again soon"
             )
         interest = Interest(pattern, handler, self._ended)
+        interest.number = self._refusals.number()
         routes = self._routes.add(interest)
         if feed is None:
             return interest
@@ -199,13 +179,11 @@ class RedisTransport:
             self._ask(route, feed) if route.confirmed is None or route.refused else route.confirmed
             for route in routes
         ]
-        if self.ordered:
-            return interest
         try:
-            await asyncio.wait(asked)
-            self._keeper.check_open()
-            for route, confirmed in zip(routes, asked, strict=True):
-                self._keeper.check_subscribed(route, confirmed.result(), frozenset((pattern,)))
+            if not self.ordered:
+                await self._confirm(pattern, routes, asked)
+            elif feed.busy:
+                await asyncio.sleep(0)
         except BaseException:
             self._forget(interest)
             raise
@@ -253,32 +231,27 @@ class RedisTransport:
                 with `subjects` set, it has refused messages for these since then.
         """
         commands, feed = self._keeper.commands, self._keeper.feed
-        since, until = self._told, next(self._numbers)
-        self._flushing += 1
-        try:
-            async with asyncio.timeout(_FLUSH_TIMEOUT):
-                if commands is not feed and not commands.idle:
-                    self._keeper.checked(await commands.ping(), "PING")
-                # Only now: what it took by then is ahead of this echo on the other connection.
-                if feed is not None:
-                    self._keeper.checked(await feed.ping(), "PING")
-            refused = [refusal for refusal in self._refusals if since < refusal.number < until]
-            lost = since < self._lost
-            self._told = max(self._told, until)
-        except TimeoutError:
-            raise TransportError(
-                f"no answer from {self._address} within {_FLUSH_TIMEOUT:g} s"
-            ) from None
-        finally:
-            self._flushing -= 1
-            while not self._flushing and self._refusals and self._refusals[0].number < self._told:
-                self._refusals.popleft()
-        if lost:
-            raise TransportError(
-                f"the link to {self._address} was lost for a moment, and messages with it"
-            )
-        if refused:
-            raise self._error_of(refused)
+        lost_before = self._losses_told
+        with self._refusals.telling() as tell:
+            try:
+                async with asyncio.timeout(_FLUSH_TIMEOUT):
+                    if commands is not feed and not commands.idle:
+                        self._keeper.checked(await commands.ping(), "PING")
+                    # Only now: what it took by then is ahead of this echo on the other connection.
+                    if feed is not None:
+                        self._keeper.checked(await feed.ping(), "PING")
+            except TimeoutError:
+                raise TransportError(
+                    f"no answer from {self._address} within {_FLUSH_TIMEOUT:g} s"
+                ) from None
+            if lost_before < self._losses:  # what was refused is for the next flush to tell
+                self._losses_told = self._losses
+                raise TransportError(
+                    f"the link to {self._address} was lost for a moment, and messages with it"
+                )
+            refusal = tell()
+        if refusal is not None:
+            raise refusal
 
     async def aclose(self) -> None:
         """Close every connection; see `Transport.aclose`.
@@ -295,48 +268,40 @@ class RedisTransport:
             if reply_to is not None:
                 self._routes.deliver_here(reply_to, b"")
         elif isinstance(reply, ResponseError):
-            self._refused(_Refusal(number, subject, reply, subscription=False))
+            self._refusals.message(number, subject, reply)
         elif isinstance(reply, Exception):
-            self._lost = number
+            self._losses += 1
 
     def _ask(self, route: Route, feed: Link) -> asyncio.Future[Reply]:
         """Bring a subscription into force; the result is what Redis says to it."""
         confirmed = route.ask(feed)
-        confirmed.add_done_callback(functools.partial(self._subscribed, next(self._numbers), route))
+        for interest in route.interests:
+            interest.number = self._refusals.number()
+        confirmed.add_done_callback(functools.partial(self._subscribed, route))
         return confirmed
 
-    def _subscribed(self, number: int, route: Route, confirmed: asyncio.Future[Reply]) -> None:
+    def _subscribed(self, route: Route, confirmed: asyncio.Future[Reply]) -> None:
         reply = confirmed.result()
-        if self.ordered and isinstance(reply, ResponseError):
-            for pattern in {interest.pattern for interest in route.interests}:
-                self._refused(_Refusal(number, pattern, reply, subscription=True))
+        if isinstance(reply, ResponseError):
+            self._refusals.subscription(route, reply)
+        elif not isinstance(reply, Exception):
+            self._refusals.allowed(route)
 
-    def _refused(self, refusal: _Refusal) -> None:
-        self._refusals.append(refusal)
-        error = self._error_of([refusal])
-        self._log.warning(str(error.subjects), time.monotonic(), "%s", error)
-
-    def _error_of(self, refusals: list[_Refusal]) -> TransportError:
-        messages = frozenset(each.subject for each in refusals if not each.subscription)
-        subscriptions = frozenset(each.subject for each in refusals if each.subscription)
-        what = " and ".join(
-            f"{kind} {_listed(subjects)}"
-            for kind, subjects in (
-                ("messages to", messages),
-                ("the subscription to", subscriptions),
-            )
-            if subjects
-        )
-        return explained(
-            self._address,
-            refusals[0].reason,
-            what,
-            subjects=messages,
-            subscriptions=subscriptions,
-        )
+    async def _confirm(
+        self, pattern: str, routes: list[Route], asked: list[asyncio.Future[Reply]]
+    ) -> None:
+        """Wait for what Redis says; a lost link is no refusal."""
+        await asyncio.wait(asked)
+        self._keeper.check_open()
+        for route, confirmed in zip(routes, asked, strict=True):
+            reply = confirmed.result()
+            if isinstance(reply, ResponseError):
+                what = f"the subscription to {route.key.decode()!r}"
+                self._keeper.checked(reply, what, frozenset((pattern,)))
 
     def _forget(self, interest: Interest) -> list[asyncio.Future[Reply]]:
         interest.end()
+        self._refusals.forget(interest)
         unused, feed = self._routes.remove(interest), self._keeper.feed
         return [] if feed is None else [route.drop(feed) for route in unused]
 
@@ -344,12 +309,6 @@ class RedisTransport:
         confirmed = self._forget(interest)
         if confirmed and not self.ordered:
             await asyncio.wait(confirmed)
-
-
-def _listed(subjects: Collection[str]) -> str:
-    """The first of them for a message, and how many there are."""
-    shown = ", ".join(map(repr, sorted(subjects)[:_SHOWN]))
-    return shown if len(subjects) <= _SHOWN else f"{shown} and {len(subjects) - _SHOWN} more"
 
 
 def _chunks(subjects: Collection[str]) -> Iterator[tuple[str, ...]]:

@@ -1,0 +1,298 @@
+"""What is observed: the standing interests of a registry, and whether the broker serves them.
+
+On many links a subscription is only asked for, and its refusal comes later. So it counts as
+*proven* once a flush that began after it has come back: by then every refusal is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final
+
+from aioregistry.errors import TransportError
+from aioregistry.link import Link, unsubscribe_all
+from aioregistry.subjects import covers, is_pattern, matches
+from aioregistry.transports.base import Handler, Subscription
+from aioregistry.wire import Subjects
+
+__all__ = ["Observations"]
+
+_PROOFS: Final = 3
+"""How often it is tried to learn whether something is refused. After that it comes into force, or
+is refused, when the link allows it: nobody waits for that."""
+
+
+class _Observation:
+    """The standing interest in one pattern.
+
+    Attributes:
+        refusal: why the broker does not let us hear it.
+        asked: how many flushes had begun when it was subscribed to: the next tells of a refusal.
+    """
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.subscriptions: list[Subscription] = []
+        self.refusal: TransportError | None = None
+        self.asked = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether both announcements and withdrawals are subscribed to, as far as is known."""
+        return bool(self.subscriptions) and self.refusal is None
+
+
+class Observations:
+    """The names and patterns that are observed, each subscribed to unless a wider one brings it in.
+
+    Args:
+        link: the way to the broker.
+        subjects: the subjects of the tenant.
+        on_announcement: takes what is said about a new or living instance.
+        on_withdrawal: takes what is said about one that leaves.
+
+    Attributes:
+        looked_up: the names that are observed only because somebody looked them up, the
+            longest ago first.
+    """
+
+    def __init__(
+        self, link: Link, subjects: Subjects, on_announcement: Handler, on_withdrawal: Handler
+    ) -> None:
+        self.looked_up: dict[str, None] = {}
+        self._link = link
+        self._subjects = subjects
+        self._on_announcement = on_announcement
+        self._on_withdrawal = on_withdrawal
+        self._observed: dict[str, _Observation] = {}
+        self._wildcards: list[str] = []
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The names and patterns."""
+        return tuple(self._observed)
+
+    def __contains__(self, pattern: str) -> bool:
+        return pattern in self._observed
+
+    def include(self, name: str) -> bool:
+        """Whether one of them names `name`."""
+        return name in self._observed or any(matches(each, name) for each in self._wildcards)
+
+    # ---- more, and less ----------------------------------------------------------------
+
+    async def add(self, *patterns: str) -> None:
+        """Observe what the patterns name, from now on.
+
+        Raises:
+            TransportError: the broker refused.
+        """
+        for pattern in patterns:
+            self.looked_up.pop(pattern, None)
+            await self._subscribe_or_drop(pattern)
+        await self._prove({each: self._observed[each] for each in patterns if each in self})
+
+    async def look_at(self, name: str) -> None:
+        """Observe a name because somebody looks it up; a refusal may become known later.
+
+        Raises:
+            TransportError: the broker refused.
+        """
+        if name not in self:
+            if self._covered(name):
+                return
+            self.looked_up[name] = None
+        await self._subscribe_or_drop(name)
+
+    async def remove(self, *patterns: str) -> None:
+        """Observe these no longer."""
+        given_up: list[_Observation] = []
+        for pattern in patterns:
+            observation = self._observed.get(pattern)
+            if observation is not None:
+                self._drop(pattern, observation)
+                given_up.append(observation)
+        try:
+            await self._replace()
+        finally:
+            await _end(*given_up)
+
+    # ---- what the broker says to them --------------------------------------------------
+
+    def resume(self) -> None:
+        """The link is up: every one was tried again."""
+        for observation in self._observed.values():
+            observation.refusal = None
+            observation.asked = self._link.begun
+
+    def deny(self, error: TransportError) -> None:
+        """The broker refuses the subjects of the error."""
+        for pattern, observation in self._observed.items():
+            if not error.subscriptions.isdisjoint(self._routes(pattern)):
+                observation.refusal = error
+                if is_pattern(pattern):
+                    self._link.retry_soon()  # what relied on it may be allowed
+
+    async def retry(self, *, refused: bool) -> list[str]:
+        """Subscribe to what is observed and not subscribed to; return what that was done for.
+
+        Args:
+            refused: also to what was refused: perhaps it is allowed by now. But names that were
+                looked up are let go: the next lookup tries them.
+
+        Raises:
+            TransportError: the link failed.
+        """
+        for name in tuple(self.looked_up):
+            observation = self._observed[name]
+            if observation.refusal is not None:
+                self._drop(name, observation)
+                await _end(observation)
+        return await self._complete(refused=refused)
+
+    async def prove(self, name: str) -> None:
+        """See to it that a refusal to let us hear about `name` is known, if the broker answers."""
+        relied_on = self._relied_on(name)
+        if relied_on and not self.is_proven(name):
+            await self._link.check(max(each.asked for each in relied_on))
+
+    def is_proven(self, pattern: str) -> bool:
+        """Whether the broker lets us hear what it names, and has had the time to refuse."""
+        checked = self._link.checked
+        return any(each.complete and each.asked < checked for each in self._relied_on(pattern))
+
+    def is_refused(self, pattern: str) -> bool:
+        """Whether it is refused as such, and nothing else brings in what it names."""
+        observation = self._observed.get(pattern)
+        return (
+            observation is not None
+            and observation.refusal is not None
+            and not self._covered(pattern)
+        )
+
+    def is_deaf(self, name: str) -> bool:
+        """Whether a refusal is why nothing that a name stands for arrives."""
+        relied_on = self._relied_on(name)
+        refused = any(each.refusal is not None for each in relied_on)
+        return refused and not any(each.complete for each in relied_on)
+
+    # ------------------------------------------------------------------------------------
+
+    async def _subscribe(self, pattern: str) -> bool:
+        """Subscribe to what a pattern names; False if that was done before."""
+        observation = self._observed.get(pattern)
+        if observation is None:
+            observation = self._observed[pattern] = _Observation()
+            if is_pattern(pattern):
+                self._wildcards.append(pattern)
+        if observation.complete or self._covered(pattern):
+            return False
+        async with observation.lock:
+            if observation.refusal is not None:  # perhaps it is allowed by now
+                observation.refusal = None
+                await _end(observation)
+            try:
+                if not observation.subscriptions:
+                    observation.subscriptions = await self._link.subscribe_all(
+                        self._routes(pattern)
+                    )
+                    observation.asked = self._link.begun
+            except TransportError as error:
+                if error.subjects:
+                    observation.refusal = error
+                raise
+            finally:
+                if self._observed.get(pattern) is not observation:  # given up meanwhile
+                    await _end(observation)
+        return True
+
+    async def _subscribe_or_drop(self, pattern: str) -> None:
+        """As `_subscribe`; what it fails for is not observed."""
+        try:
+            await self._subscribe(pattern)
+        except TransportError:
+            if pattern in self:
+                self._drop(pattern, self._observed[pattern])
+            raise
+
+    async def _complete(self, *, refused: bool = False) -> list[str]:
+        """Subscribe to what is observed and not subscribed to; returns what that was done for."""
+        done: list[str] = []
+        for pattern, observation in tuple(self._observed.items()):
+            if pattern in self and (refused or observation.refusal is None):
+                try:
+                    if await self._subscribe(pattern):
+                        done.append(pattern)
+                except TransportError as error:
+                    if not error.subjects:
+                        raise
+        return done
+
+    async def _replace(self) -> None:
+        """Subscribe to what relied on something wider that is gone."""
+        try:
+            await self._complete()
+        except TransportError:
+            self._link.retry_soon()
+
+    async def _prove(self, observations: dict[str, _Observation]) -> None:
+        """Learn whether the broker lets us hear these.
+
+        Raises:
+            TransportError: it does not; then they are not observed.
+        """
+        for _ in range(_PROOFS):
+            unproven = [
+                pattern
+                for pattern, observation in observations.items()
+                if self._observed.get(pattern) is observation and not self.is_proven(pattern)
+            ]
+            if not unproven or not self._link.connected:
+                return
+            for pattern in unproven:  # what it relied on may have been refused
+                await self._subscribe_or_drop(pattern)
+            with contextlib.suppress(TransportError):  # trouble with the link: maybe it is over
+                await self._link.flush()
+            refusals = [each.refusal for each in observations.values() if each.refusal is not None]
+            if refusals:
+                for pattern, observation in observations.items():
+                    if observation.refusal is not None:
+                        self._drop(pattern, observation)
+                        await _end(observation)
+                await self._replace()
+                raise refusals[0].again()
+
+    def _routes(self, pattern: str) -> dict[str, Handler]:
+        return {
+            self._subjects.register(pattern): self._on_announcement,
+            self._subjects.unregister(pattern): self._on_withdrawal,
+        }
+
+    def _covered(self, pattern: str) -> bool:
+        """Whether something wider brings in what a pattern names."""
+        return any(
+            covers(wider, pattern) and self._observed[wider].complete
+            for wider in self._wildcards
+            if wider != pattern
+        )
+
+    def _relied_on(self, pattern: str) -> list[_Observation]:
+        """What brings in what a pattern names: itself, and everything wider."""
+        wider = [each for each in self._wildcards if each != pattern and covers(each, pattern)]
+        return [self._observed[each] for each in (pattern, *wider) if each in self]
+
+    def _drop(self, pattern: str, observation: _Observation) -> None:
+        if self._observed.get(pattern) is observation:
+            del self._observed[pattern]
+            self.looked_up.pop(pattern, None)
+            if pattern in self._wildcards:
+                self._wildcards.remove(pattern)
+
+
+async def _end(*observations: _Observation) -> None:
+    """End the subscriptions of these observations, whatever comes in between."""
+    subscriptions = [each for observation in observations for each in observation.subscriptions]
+    for observation in observations:
+        observation.subscriptions = []
+    await unsubscribe_all(subscriptions)
