@@ -228,7 +228,7 @@ class RedisTransport:
         Raises:
             TransportError: the link is down, Redis did not answer in time, or messages were
                 lost since the last flush together with a link that is up again by now; or,
-                with `subjects` set, it has refused messages for these since then.
+                with `subjects` set, it has refused what was published or subscribed to since.
         """
         commands, feed = self._keeper.commands, self._keeper.feed
         lost_before = self._losses_told
