@@ -74,6 +74,8 @@ class Ears:
     async def settle(self) -> list[str]:
         """See to it that exactly what should be is listened to; return the names that are new.
 
+        Those that were refused before are tried again, and are not new.
+
         Raises:
             TransportError: the link failed.
         """
@@ -97,7 +99,7 @@ class Ears:
                     ear = self._ears.pop(name, None)
                     if ear is not None:
                         await ear.unsubscribe()
-        return [name for name in missing if name != EVERYBODY]
+        return [name for name in missing if name != EVERYBODY and name not in self._warned]
 
     def deny(self, error: TransportError) -> None:
         """The broker refuses the subjects of the error."""

@@ -100,8 +100,8 @@ class Observations:
             TransportError: the broker refused.
         """
         if name not in self:
-            if self._covered(name):
-                return
+            if self.is_proven(name):
+                return  # by something wider
             self.looked_up[name] = None
         await self._subscribe_or_drop(name)
 
@@ -114,7 +114,10 @@ class Observations:
                 self._drop(pattern, observation)
                 given_up.append(observation)
         try:
-            await self._replace()
+            if any(map(is_pattern, patterns)):
+                await self._complete()  # what relied on them
+        except TransportError:
+            self._link.retry_soon()
         finally:
             await _end(*given_up)
 
@@ -125,6 +128,8 @@ class Observations:
         for observation in self._observed.values():
             observation.refusal = None
             observation.asked = self._link.begun
+        if not all(each.subscriptions for each in self._observed.values()):
+            self._link.retry_soon()  # what is refused at once was not tried
 
     def deny(self, error: TransportError) -> None:
         """The broker refuses the subjects of the error."""
@@ -145,8 +150,8 @@ class Observations:
             TransportError: the link failed.
         """
         for name in tuple(self.looked_up):
-            observation = self._observed[name]
-            if observation.refusal is not None:
+            observation = self._observed.get(name) if name in self.looked_up else None
+            if observation is not None and observation.refusal is not None:
                 self._drop(name, observation)
                 await _end(observation)
         return await self._complete(refused=refused)
@@ -172,7 +177,9 @@ class Observations:
         )
 
     def is_deaf(self, name: str) -> bool:
-        """Whether a refusal is why nothing that a name stands for arrives."""
+        """Whether a refusal is why nothing that a name stands for arrives, and none is tried."""
+        if name in self:
+            return self.is_refused(name)
         relied_on = self._relied_on(name)
         refused = any(each.refusal is not None for each in relied_on)
         return refused and not any(each.complete for each in relied_on)
@@ -229,13 +236,6 @@ class Observations:
                         raise
         return done
 
-    async def _replace(self) -> None:
-        """Subscribe to what relied on something wider that is gone."""
-        try:
-            await self._complete()
-        except TransportError:
-            self._link.retry_soon()
-
     async def _prove(self, observations: dict[str, _Observation]) -> None:
         """Learn whether the broker lets us hear these.
 
@@ -260,7 +260,6 @@ class Observations:
                     if observation.refusal is not None:
                         self._drop(pattern, observation)
                         await _end(observation)
-                await self._replace()
                 raise refusals[0].again()
 
     def _routes(self, pattern: str) -> dict[str, Handler]:

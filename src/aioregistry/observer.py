@@ -123,9 +123,12 @@ class Observer:
             TransportError: the broker refused.
         """
         fresh = [pattern for pattern in patterns if pattern not in self.observations]
-        await self.observations.add(*patterns)
-        if fresh and self._link.connected:
-            self.asker.ask_for(fresh)
+        try:
+            await self.observations.add(*patterns)
+        finally:  # when it is cancelled, they are observed all the same
+            fresh = [pattern for pattern in fresh if pattern in self.observations]
+            if fresh and self._link.connected:
+                self.asker.ask_for(fresh)
 
     async def look_at(self, name: str) -> None:
         """Observe a name because somebody looks it up.
@@ -335,6 +338,8 @@ class Observer:
         for name in tuple(looked_up):
             if len(looked_up) <= MAX_LOOKED_UP:
                 return
+            if name not in looked_up:
+                continue
             if self.catalogue.services(name) or self.inquiries.get(name):
                 looked_up[name] = looked_up.pop(name)  # try the next oldest
             else:

@@ -144,6 +144,16 @@ async def test_who_cannot_be_found_by_lookups_says_so(
         assert caplog.text.count("lookups cannot find") == 1
 
 
+async def test_who_may_not_hear_pings_announces_no_more_for_that(broker: BrokerWithUsers) -> None:
+    await broker.admit({"app": without(templates(broker.scheme)["provider"], "ping.orders")})
+    async with Stage(broker, "app", "registry") as stage:
+        provider = await stage.registry()
+        await provider.register("orders", ADDRESS)
+        denied = provider.stats().denied
+        await eventually(lambda: provider.stats().denied >= denied + 3)
+        assert provider.stats().announcements_sent == 1
+
+
 async def test_lookups_at_once_each_get_the_refusal(broker: BrokerWithUsers) -> None:
     await broker.admit({"app": without(templates(broker.scheme)["consumer"], ".ping.")})
     async with Stage(broker, "app", "registry") as stage:
@@ -350,7 +360,7 @@ async def test_a_cancelled_flush_takes_no_refusal_along(broker: BrokerWithUsers)
     await broker.admit({"app": templates(broker.scheme)["consumer"]})
     async with Stage(broker, "app", "registry") as stage:
         transport = await stage.transport("app")
-        for turns in range(12):  # wherever it is by then
+        for turns in range(3):  # before the broker can have answered
             await transport.publish("registry.register.orders", b"")
             flush = asyncio.create_task(transport.flush())
             for _ in range(turns):

@@ -335,6 +335,7 @@ async def test_a_foreign_channel_that_is_not_utf8_is_dropped(
     transport = await connect()
     inbox = Inbox()
     await transport.subscribe("foreign.>", inbox)
+    await transport.flush()
     for _ in range(3):
         await admin.publish(b"foreign.\xff\xfe", b"\xff")
     await admin.publish("foreign.fine", b"\xff")
@@ -353,6 +354,7 @@ async def test_ten_thousand_publishes_keep_their_order_and_share_round_trips(
     sender, receiver = await connect(), await connect()
     inbox = Inbox()
     await receiver.subscribe("many.>", inbox)
+    await receiver.flush()
     sockets, before = await sockets_of(admin), await reads_of(admin)
 
     publishes = (sender.publish("many.one", b"%d" % number) for number in range(10_000))
@@ -433,6 +435,7 @@ async def test_nobody_there_is_told_to_own_handlers_alone(connect: Connect) -> N
     await asking.subscribe("registry.register.>", own_pattern)
     await asking.subscribe("registry.unregister.>", unrelated)
     await other.subscribe("registry.register.>", others)
+    await other.flush()
 
     await asking.publish("registry.ping.orders", b"", reply_to="registry.register.orders")
     await asking.flush()
@@ -441,6 +444,7 @@ async def test_nobody_there_is_told_to_own_handlers_alone(connect: Connect) -> N
 
     answered = Inbox()
     await other.subscribe("registry.ping.*", answered)
+    await other.flush()
     await asking.publish("registry.ping.orders", b"", reply_to="registry.register.orders")
     await asking.publish("registry.ping.billing", b"")
     await deliver(asking, other)
@@ -451,6 +455,7 @@ async def test_nobody_there_is_told_to_own_handlers_alone(connect: Connect) -> N
 async def test_unheard_is_what_nobody_subscribes_to(connect: Connect) -> None:
     asking, other = await connect(), await connect()
     await other.subscribe("alive.500", ignore)
+    await other.flush()
     await asking.subscribe("alive.7", ignore)
     subjects = [f"alive.{number}" for number in range(2500)]
     assert set(subjects) - await asking.unheard(subjects) == {"alive.500", "alive.7"}
@@ -464,11 +469,13 @@ async def test_unheard_minds_patterns_with_their_own_meaning(connect: Connect) -
     star = await other.subscribe("by.*", seen)
     twin = await other.subscribe("by.*", seen)
     await other.subscribe("rest.>", seen)
+    await other.flush()
     subjects = {"by.a", "by.a.b", "rest.a.b", "rest"}
     assert await asking.unheard(subjects) == {"by.a.b", "rest"}
     await star.unsubscribe()
     assert await asking.unheard(subjects) == {"by.a.b", "rest"}
     await twin.unsubscribe()
+    await other.flush()
     assert await asking.unheard(subjects) == {"by.a", "by.a.b", "rest"}
     assert seen == [], "a look disturbs nobody"
 
@@ -486,6 +493,7 @@ async def test_a_channel_that_is_spelled_like_a_pattern(connect: Connect, admin:
     star, rest = Inbox(), Inbox()
     await transport.subscribe("spelled.*", star)
     await transport.subscribe("spelled.>", rest)
+    await transport.flush()
     await admin.publish("spelled.*", "1")
     await admin.publish("spelled.>", "2")
     await transport.flush()
@@ -495,6 +503,7 @@ async def test_a_channel_that_is_spelled_like_a_pattern(connect: Connect, admin:
 async def test_unheard_forgets_a_crashed_subscriber(connect: Connect) -> None:
     asking, crashing = await connect(), await connect()
     await crashing.subscribe("alive.crashing", ignore)
+    await crashing.flush()
     assert await asking.unheard({"alive.crashing"}) == frozenset()
     await crashing.aclose()  # to the server, the same as a crash
 
@@ -508,6 +517,7 @@ async def test_flush_is_a_barrier_for_what_others_sent(connect: Connect) -> None
     sender, receiver = await connect(), await connect()
     inbox = Inbox()
     await receiver.subscribe("barrier.>", inbox)
+    await receiver.flush()
     for round_ in range(1, 11):
         await asyncio.gather(*(sender.publish("barrier.x", b"x" * 300) for _ in range(500)))
         await deliver(sender, receiver)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import secrets
 from collections import Counter
@@ -811,3 +812,20 @@ async def test_a_url_in_capitals(nats_broker: Broker, redis_broker: Broker) -> N
         scheme, separator, rest = broker.url.partition("://")
         async with Registry(scheme.upper() + separator + rest) as registry:
             assert registry.connected
+
+
+async def test_a_cancelled_observe_asks_all_the_same(
+    nats_broker: Broker, redis_broker: Broker
+) -> None:
+    for broker in (nats_broker, redis_broker):
+        async with (
+            Registry(broker.url, prefix="cancelled", ttl=600) as provider,
+            Registry(broker.url, prefix="cancelled") as observer,
+        ):
+            await provider.register("orders", "10.0.0.5:8080")
+            observing = asyncio.create_task(observer.observe("orders"))
+            await asyncio.sleep(0)
+            observing.cancel()
+            await asyncio.wait([observing])
+            assert observing.cancelled()
+            await eventually(functools.partial(observer.cached, "orders"))

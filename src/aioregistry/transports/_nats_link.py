@@ -53,7 +53,8 @@ _CLOSE_GRACE: Final = 0.5
 _DENIAL: Final = re.compile(
     r'permissions violation for (publish|subscription).*?"(\S+)"', re.IGNORECASE
 )
-_DENIALS: Final = 1000
+_DENIALS: Final = 100_000
+_SHOWN: Final = 5
 
 
 class Link:
@@ -104,6 +105,7 @@ class Link:
         self._sent: list[str] = []
         self._sent_before: list[str] = []
         self._denied: dict[tuple[str, str], str] = {}
+        self._spellings: dict[str, str] | None = None
         self._last_error: Exception | None = None
         self._log = LogLimiter(_logger)
         self._audited = 0.0
@@ -194,6 +196,7 @@ class Link:
         hidden = self._inbox_prefix if interest.pattern[0] in "*>" else None
         delivery = Delivery(interest, self._on_refused, self._log, hidden=hidden)
         self._deliveries[interest] = delivery
+        self._spellings = None
         self._routes.add(interest)
         try:
             await self._listen(delivery)
@@ -376,7 +379,9 @@ class Link:
         if not answered:
             _fail(callers, f"{self.server} did not answer within {self._patience:g} s")
         elif self._denied and callers:
-            _fail(callers, "; ".join(self._denied.values()), self._denied)
+            more = len(self._denied) - _SHOWN
+            shown = "; ".join(itertools.islice(self._denied.values(), _SHOWN))
+            _fail(callers, f"{shown}; and {more} more" if more > 0 else shown, self._denied)
             self._denied.clear()
         for caller in callers:
             if not caller.done():
@@ -468,11 +473,13 @@ class Link:
 
     def _spelling(self, lowered: str) -> str | None:
         """The subject of ours that the driver has put in lower case."""
-        patterns = [interest.pattern for interest in self._deliveries]
-        for subject in (*self._sent_before, *self._sent, *patterns, f"{self._inbox}.*"):
+        for subject in (*self._sent_before, *self._sent, f"{self._inbox}.*"):
             if subject.lower() == lowered:
                 return subject
-        return None
+        if self._spellings is None:
+            patterns = [interest.pattern for interest in self._deliveries]
+            self._spellings = {pattern.lower(): pattern for pattern in patterns}
+        return self._spellings.get(lowered)
 
     async def _on_closed(self) -> None:
         self.lose(self._ending())

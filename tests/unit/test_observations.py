@@ -1,0 +1,136 @@
+"""What is observed while the broker refuses some of it, and takes its time to say so."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+
+from aioregistry.errors import TransportError
+from aioregistry.link import Link
+from aioregistry.observations import Observations
+from aioregistry.transports.base import Handler, Subscription
+from aioregistry.transports.memory import MemoryBroker, MemoryTransport
+from aioregistry.wire import Subjects
+
+
+class Slow:
+    """A subscription whose end takes a turn of the event loop."""
+
+    def __init__(self, inner: Subscription) -> None:
+        self._inner = inner
+
+    async def unsubscribe(self) -> None:
+        await asyncio.sleep(0)
+        await self._inner.unsubscribe()
+
+
+class Refusing(MemoryTransport):
+    """Tells with the next flush which of the subscriptions made before it are refused."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryBroker())
+        self.refused: set[str] = set()
+        self.asked: list[str] = []
+        self._untold: set[str] = set()
+
+    async def subscribe(self, pattern: str, handler: Handler) -> Subscription:
+        self.asked.append(pattern)
+        self._untold |= {pattern} & self.refused
+        return Slow(await super().subscribe(pattern, handler))
+
+    async def flush(self) -> None:
+        await super().flush()
+        untold, self._untold = self._untold, set()
+        if untold:
+            raise TransportError("refused", subscriptions=frozenset(untold))
+
+
+def ignore(_subject: str, _payload: bytes) -> None:
+    pass
+
+
+class Stage:
+    """Observations over a link to such a transport."""
+
+    def __init__(self) -> None:
+        self.transport = Refusing()
+        self.link = Link(
+            self.transport,
+            random.Random(1),
+            on_up=lambda: None,
+            on_down=lambda: None,
+            on_denied=self._deny,
+            on_retry=self._retry,
+        )
+        self.observations = Observations(self.link, Subjects("registry"), ignore, ignore)
+
+    def _deny(self, error: TransportError) -> None:
+        self.observations.deny(error)
+
+    async def _retry(self, refused: bool) -> None:  # noqa: FBT001 - as the link calls it
+        await self.observations.retry(refused=refused)
+
+    def refuse(self, *patterns: str) -> None:
+        self.transport.refused = {f"registry.register.{pattern}" for pattern in patterns}
+
+    async def look_at_refused(self, *names: str) -> None:
+        """Look at names whose refusal is known then."""
+        self.refuse(*names)
+        for name in names:
+            await self.observations.look_at(name)
+        await self.link.check(self.link.begun)
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    stage = Stage()
+    await stage.link.open(1)
+    yield stage
+    await stage.transport.aclose()
+
+
+async def test_a_pattern_on_trial_is_not_relied_on(stage: Stage) -> None:
+    observations = stage.observations
+    await observations.add(">")
+    stage.refuse(">")
+    observations.deny(TransportError("refused", subscriptions=frozenset({"registry.register.>"})))
+    await observations.retry(refused=True)
+    await observations.look_at("orders")
+    await stage.link.check(stage.link.begun)
+    assert not observations.is_deaf("orders")
+    assert await observations.retry(refused=False) == ["orders"]
+    await stage.link.check(stage.link.begun)
+    assert observations.is_proven("orders")
+
+
+async def test_names_that_go_while_others_are_let_go(stage: Stage) -> None:
+    names = [f"n{number}" for number in range(5)]
+    await stage.look_at_refused(*names)
+    retrying = asyncio.create_task(stage.observations.retry(refused=True))
+    await asyncio.sleep(0)
+    await stage.observations.remove(names[-1])
+    assert await retrying == []
+    assert stage.observations.patterns == ()
+
+
+async def test_a_name_that_is_observed_meanwhile_stays(stage: Stage) -> None:
+    await stage.look_at_refused("a", "b")
+    retrying = asyncio.create_task(stage.observations.retry(refused=True))
+    await asyncio.sleep(0)
+    stage.refuse()
+    await stage.observations.add("b")
+    await retrying
+    assert stage.observations.patterns == ("b",)
+    assert stage.observations.is_proven("b")
+
+
+async def test_one_name_less_is_no_reason_to_look_at_all_others(stage: Stage) -> None:
+    await stage.observations.add("a", "b", ">")
+    asked = len(stage.transport.asked)
+    await stage.observations.remove("a")
+    assert len(stage.transport.asked) == asked
+    await stage.observations.remove(">")
+    assert stage.observations.is_proven("b")
