@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from collections.abc import Generator
@@ -17,6 +16,7 @@ from aioregistry.testing.brokers import Broker, nats_server, redis_server
 from aioregistry.transports import open_transport
 from aioregistry.transports.base import Transport
 from tests.templates import Template
+from tests.tools import eventually
 
 __all__ = ["BrokerWithUsers", "Stage", "broker_with_users"]
 
@@ -28,10 +28,10 @@ def broker_with_users(kind: str, folder: Path) -> Generator[BrokerWithUsers]:
         with redis_server() as server:
             yield Redis(server)
     else:
-        config = folder / "nats.conf"
+        config, log = folder / "nats.conf", folder / "nats.log"
         config.write_text("")
-        with nats_server("--config", str(config)) as server:
-            yield Nats(server, config)
+        with nats_server("--config", str(config), "--log", str(log)) as server:
+            yield Nats(server, config, log)
 
 
 class Stage:
@@ -86,9 +86,10 @@ class BrokerWithUsers:
 class Nats(BrokerWithUsers):
     scheme = "nats"
 
-    def __init__(self, broker: Broker, config: Path) -> None:
+    def __init__(self, broker: Broker, config: Path, log: Path) -> None:
         super().__init__(broker)
         self._config = config
+        self._log = log
 
     async def admit(self, users: dict[str, Template]) -> None:
         entries = "\n".join(
@@ -98,8 +99,12 @@ class Nats(BrokerWithUsers):
         self._config.write_text(
             f"authorization {{ users = [\n{{user: admin, password: word}}\n{entries}\n] }}"
         )
+        before = self._reloads()
         os.kill(self.broker.pid, signal.SIGHUP)
-        await asyncio.sleep(0.1)
+        await eventually(lambda: self._reloads() > before)
+
+    def _reloads(self) -> int:
+        return self._log.read_text("utf-8").count("Reloaded server configuration")
 
 
 class Redis(BrokerWithUsers):

@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Final
 
 from aioregistry.errors import TransportError
 from aioregistry.limits import EVERYBODY
 from aioregistry.link import Link
+from aioregistry.loglimit import listed
 from aioregistry.transports.base import Subscription
 from aioregistry.wire import Subjects
 
 __all__ = ["Ears"]
 
 _logger = logging.getLogger("aioregistry")
-
-_SHOWN: Final = 5
 
 
 class Ears:
@@ -116,13 +114,7 @@ class Ears:
         self._warned.update(dict.fromkeys(news))
         if news:
             # It is found by its heartbeats all the same.
-            shown = ", ".join(map(repr, news[:_SHOWN])) + (", ..." if len(news) > _SHOWN else "")
-            _logger.warning("lookups cannot find %s by asking: %s", shown, error)
-
-    def resume(self) -> None:
-        """The link is up: every subscription was tried again."""
-        self._deaf.clear()
-        self.proven = self.proven and not self._mute
+            _logger.warning("lookups cannot find %s by asking: %s", listed(news), error)
 
     async def retry(self) -> None:
         """Give what was refused another try, with the next `settle`.

@@ -1,14 +1,16 @@
-"""Log lines about others at a bounded rate: a broken peer must not fill the disk."""
+"""Log lines at a bounded rate and of a bounded length: a broken peer must not fill the disk."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["LogLimiter"]
+__all__ = ["LogLimiter", "listed"]
 
 PERIOD: Final = 60.0
 MAX_LINES: Final = 30
+LISTED: Final = 5
 
 
 class LogLimiter:
@@ -42,3 +44,10 @@ class LogLimiter:
             return
         self._seen.add(source)
         self._logger.warning(message, *args)
+
+
+def listed(texts: Sequence[str]) -> str:
+    """The first few texts, quoted, and how many more there are."""
+    shown = ", ".join(map(repr, texts[:LISTED]))
+    more = len(texts) - LISTED
+    return f"{shown} and {more} more" if more > 0 else shown

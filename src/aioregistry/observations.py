@@ -270,16 +270,20 @@ class Observations:
 
     def _covered(self, pattern: str) -> bool:
         """Whether something wider brings in what a pattern names."""
-        return any(
-            covers(wider, pattern) and self._observed[wider].complete
-            for wider in self._wildcards
-            if wider != pattern
-        )
+        return any(each.complete for each in self._wider(pattern))
 
     def _relied_on(self, pattern: str) -> list[_Observation]:
         """What brings in what a pattern names: itself, and everything wider."""
-        wider = [each for each in self._wildcards if each != pattern and covers(each, pattern)]
-        return [self._observed[each] for each in (pattern, *wider) if each in self]
+        own = self._observed.get(pattern)
+        wider = self._wider(pattern)
+        return wider if own is None else [own, *wider]
+
+    def _wider(self, pattern: str) -> list[_Observation]:
+        return [
+            self._observed[each]
+            for each in self._wildcards
+            if each != pattern and covers(each, pattern)
+        ]
 
     def _drop(self, pattern: str, observation: _Observation) -> None:
         if self._observed.get(pattern) is observation:

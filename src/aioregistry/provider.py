@@ -208,7 +208,6 @@ class Provider:
 
     def resume(self) -> None:
         """The link is up: announce everything afresh."""
-        self._ears.resume()
         self._announcer.announce_all(self._clock(), _SPREAD)
         for announced in self._deliveries.unsent:
             self._announcer.postpone(announced, self._clock())

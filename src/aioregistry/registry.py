@@ -94,7 +94,6 @@ class _Session:
         self.observer.suspend()
 
     def _on_denied(self, error: TransportError) -> None:
-        self.lookups.forget()
         self.provider.deny(error)
         self.observer.deny(error)
 

@@ -721,12 +721,25 @@ class FakeRedis:
         self._resp3 = resp3
         self.writers: list[asyncio.StreamWriter] = []
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncGenerator[str, None]:
+        """Gives its URL; the connections are closed by the end."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        try:
+            yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        finally:
+            server.close()
+            for writer in self.writers:
+                writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
+            await server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writers.append(writer)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            while True:
-                count = int((await reader.readline())[1:])
-                words = [await self._word(reader) for _ in range(count)]
+            while line := await reader.readline():
+                words = [await self._word(reader) for _ in range(int(line[1:]))]
                 if words[0] == b"PING":
                     writer.write(b"$%d\r\n%b\r\n" % (len(words[1]), words[1]))
                 elif words[0] == b"SUBSCRIBE":
@@ -735,7 +748,6 @@ class FakeRedis:
                     writer.write(b"%1\r\n$5\r\nproto\r\n:3\r\n")
                 else:
                     writer.write(b"-ERR unknown command 'HELLO'\r\n")
-        writer.close()
 
     @staticmethod
     async def _word(reader: asyncio.StreamReader) -> bytes:
@@ -751,11 +763,8 @@ class FakeRedis:
 async def test_a_confirmation_that_nobody_asked_for_means_resync(
     *, at_once: bool, resp3: bool
 ) -> None:
-    fake = FakeRedis(resp3=resp3)
-    server = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
-    states = States()
-    url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with connected(url, states) as transport:
+    fake, states = FakeRedis(resp3=resp3), States()
+    async with fake.serving() as url, connected(url, states) as transport:
         await transport.subscribe("channel", Inbox())
         await transport.flush()
         assert len(fake.writers) == (1 if resp3 else 2)
@@ -766,23 +775,16 @@ async def test_a_confirmation_that_nobody_asked_for_means_resync(
                 await transport.flush()
         await states.become(DOWN, UP)
         assert "Redis sent a reply" in states.reasons[0]
-    server.close()
-    await server.wait_closed()
 
 
 async def test_what_is_no_answer_is_taken_for_none() -> None:
     """Other than messages, Redis 6 and later may tell whatever they like unasked."""
-    fake = FakeRedis(resp3=True)
-    server = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
-    states = States()
-    url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with connected(url, states) as transport:
+    fake, states = FakeRedis(resp3=True), States()
+    async with fake.serving() as url, connected(url, states) as transport:
         fake.writers[0].write(b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nx\r\n")
         await transport.flush()
         await transport.flush()
         assert states == []
-    server.close()
-    await server.wait_closed()
 
 
 # ---- congestion and closing

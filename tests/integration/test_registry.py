@@ -829,3 +829,27 @@ async def test_a_cancelled_observe_asks_all_the_same(
             await asyncio.wait([observing])
             assert observing.cancelled()
             await eventually(functools.partial(observer.cached, "orders"))
+
+
+async def test_names_that_are_given_up_while_others_are(
+    old_redis_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There a subscription takes a moment to end."""
+    waited_for = [f"w{number}" for number in range(10)]
+    async with Registry(old_redis_broker.url, prefix="given-up") as registry:
+        await registry.get_services("idle1", wait=False)
+        waiting = [
+            asyncio.create_task(registry.get_services(name, timeout=0.5)) for name in waited_for
+        ]
+        await eventually(lambda: set(waited_for) <= set(registry.observed))
+        for name in ("idle2", "idle3"):
+            await registry.get_services(name, wait=False)
+        monkeypatch.setattr("aioregistry.observer.MAX_LOOKED_UP", 1)
+        one_more = asyncio.create_task(registry.get_services("more", wait=False))
+        for _ in range(1000):
+            if "idle1" not in registry.observed:
+                break
+            await asyncio.sleep(0)
+        await registry.unobserve(*waited_for)  # while the first is on its way out
+        assert await one_more == ()
+        assert await asyncio.gather(*waiting) == [()] * len(waiting)

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from aioregistry.loglimit import MAX_LINES, PERIOD, LogLimiter
+from aioregistry.loglimit import LISTED, MAX_LINES, PERIOD, LogLimiter, listed
 
 logger = logging.getLogger("tests.loglimit")
 
@@ -60,3 +60,10 @@ def test_the_clock_may_start_anywhere(
 ) -> None:
     limiter.warning("a", -1e9, "a")
     assert caplog.messages == ["a"]
+
+
+def test_a_list_is_of_bounded_length() -> None:
+    texts = [f"t{number}" for number in range(LISTED + 2)]
+    assert listed(texts[:2]) == "'t0', 't1'"
+    assert listed(texts[:LISTED]).count(",") == LISTED - 1
+    assert listed(texts).endswith(f"'t{LISTED - 1}' and 2 more")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
+from aioregistry import link
 from aioregistry.errors import TransportError
 from aioregistry.link import Link
 from aioregistry.observations import Observations
 from aioregistry.transports.base import Handler, Subscription
 from aioregistry.transports.memory import MemoryBroker, MemoryTransport
 from aioregistry.wire import Subjects
+from tests.tools import eventually
 
 
 class Slow:
@@ -33,11 +36,14 @@ class Refusing(MemoryTransport):
     def __init__(self) -> None:
         super().__init__(MemoryBroker())
         self.refused: set[str] = set()
+        self.at_once = False
         self.asked: list[str] = []
         self._untold: set[str] = set()
 
     async def subscribe(self, pattern: str, handler: Handler) -> Subscription:
         self.asked.append(pattern)
+        if self.at_once and pattern in self.refused:
+            raise TransportError("refused", subjects=frozenset({pattern}))
         self._untold |= {pattern} & self.refused
         return Slow(await super().subscribe(pattern, handler))
 
@@ -65,13 +71,25 @@ class Stage:
             on_denied=self._deny,
             on_retry=self._retry,
         )
+        self.failures = 0
         self.observations = Observations(self.link, Subjects("registry"), ignore, ignore)
 
     def _deny(self, error: TransportError) -> None:
         self.observations.deny(error)
 
     async def _retry(self, refused: bool) -> None:  # noqa: FBT001 - as the link calls it
+        if self.failures:
+            self.failures -= 1
+            raise TransportError("congested")
         await self.observations.retry(refused=refused)
+
+    @asynccontextmanager
+    async def checking(self) -> AsyncGenerator[None]:
+        """Let the link check now and then."""
+        checking = asyncio.create_task(self.link.check_forever())
+        yield
+        checking.cancel()
+        await asyncio.wait([checking])
 
     def refuse(self, *patterns: str) -> None:
         self.transport.refused = {f"registry.register.{pattern}" for pattern in patterns}
@@ -127,10 +145,40 @@ async def test_a_name_that_is_observed_meanwhile_stays(stage: Stage) -> None:
     assert stage.observations.is_proven("b")
 
 
-async def test_one_name_less_is_no_reason_to_look_at_all_others(stage: Stage) -> None:
-    await stage.observations.add("a", "b", ">")
-    asked = len(stage.transport.asked)
-    await stage.observations.remove("a")
-    assert len(stage.transport.asked) == asked
+async def test_what_a_pattern_brought_in_outlives_it(stage: Stage) -> None:
+    await stage.observations.add(">")
+    await stage.observations.add("a")
+    assert "registry.register.a" not in stage.transport.asked
     await stage.observations.remove(">")
-    assert stage.observations.is_proven("b")
+    assert stage.transport.asked.count("registry.register.a") == 1
+    await stage.observations.prove("a")
+    assert stage.observations.is_proven("a")
+
+
+async def test_what_was_refused_at_once_is_tried_when_the_link_is_back(stage: Stage) -> None:
+    """Nothing is kept by the transport then, so nothing is restored."""
+    observations = stage.observations
+    await observations.add("a")
+    stage.refuse("a")
+    stage.transport.at_once = True
+    observations.deny(TransportError("refused", subscriptions=frozenset({"registry.register.a"})))
+    await observations.retry(refused=True)
+    stage.refuse()
+    async with stage.checking():
+        observations.resume()
+        await eventually(lambda: observations.is_proven("a"))
+
+
+async def test_what_fails_for_trouble_with_the_link_is_tried_again_soon(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "_RECHECK", 0.01)
+    await stage.observations.add(">")
+    await stage.observations.add("a")
+    stage.failures = 3
+    stage.observations.deny(
+        TransportError("refused", subscriptions=frozenset({"registry.register.>"}))
+    )
+    async with stage.checking():
+        await eventually(lambda: stage.observations.is_proven("a"))
+    assert stage.failures == 0

@@ -9,12 +9,12 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from aioregistry.loglimit import LogLimiter
+from aioregistry.loglimit import LogLimiter, listed
 
 from ._redis_driver import explained
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator
+    from collections.abc import Callable, Generator
 
     from redis.exceptions import ResponseError
 
@@ -27,7 +27,6 @@ __all__ = ["Refusals"]
 _logger = logging.getLogger("aioregistry.transports.redis")
 
 _MAX_MESSAGES = 10_000
-_SHOWN = 5
 
 
 class _Message(NamedTuple):
@@ -133,16 +132,10 @@ class Refusals:
         subscriptions: frozenset[str] = frozenset(),
     ) -> TransportError:
         kinds = (("messages to", messages), ("the subscription to", subscriptions))
-        what = " and ".join(f"{kind} {_listed(some)}" for kind, some in kinds if some)
+        what = " and ".join(f"{kind} {listed(sorted(some))}" for kind, some in kinds if some)
         return explained(
             self._address, reason, what, subjects=messages, subscriptions=subscriptions
         )
 
     def _warn(self, subject: str, error: TransportError) -> None:
         self._log.warning(subject, time.monotonic(), "%s", error)
-
-
-def _listed(subjects: Collection[str]) -> str:
-    """The first of them for a message, and how many there are."""
-    shown = ", ".join(map(repr, sorted(subjects)[:_SHOWN]))
-    return shown if len(subjects) <= _SHOWN else f"{shown} and {len(subjects) - _SHOWN} more"

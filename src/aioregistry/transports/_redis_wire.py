@@ -181,9 +181,8 @@ class DirectWire(Tap):
         next_reply, on_reply = self._reader.gets, self._on_reply
         try:
             self._reader.feed(data)
-            while (
-                not self._ended and (reply := next_reply()) is not False
-            ):  # no answer to us is False
+            # False is no answer to anything that we ask.
+            while not self._ended and (reply := next_reply()) is not False:
                 on_reply(reply)
         except Exception as error:  # noqa: BLE001 - whatever it is, replies are out of step now
             self._end(error)
