@@ -19,9 +19,16 @@ from typing import Final, NamedTuple
 import msgspec
 
 from aioregistry.choosing import Predicate
-from aioregistry.limits import MAX_ID, MAX_INSTANCES_PER_NAME, characters, fits, is_name
+from aioregistry.limits import (
+    MAX_ID,
+    MAX_INSTANCES_PER_NAME,
+    characters,
+    is_name,
+    metadata_fits,
+    texts_fit,
+)
 from aioregistry.service import EventType, FrozenDict, Service, ServiceEvent
-from aioregistry.sharing import Pool, Texts
+from aioregistry.sharing import Texts
 from aioregistry.wire import Announcement
 
 __all__ = ["Catalogue", "Question", "Selection"]
@@ -186,7 +193,7 @@ class Catalogue:
         self._floor = _NEVER
         self._scan_after = _NEVER
         self._tombstones: dict[str, float] = {}
-        self._metadata = Pool[FrozenDict[str, str]](_SHARED_METADATA)
+        self._metadata: dict[tuple[str, ...], FrozenDict[str, str]] = {}
         self._texts = Texts(_SHARED_TEXTS, _LONGEST_SHARED_TEXT)
         self._times: dict[int, tuple[int, float]] = {}
         self._overdue: set[str] = set()
@@ -414,7 +421,7 @@ class Catalogue:
     # ---- the rules ---------------------------------------------------------------------
 
     def _add(self, message: Announcement, now: float) -> ServiceEvent | None:
-        if self._buried(message.id, now):
+        if message.id in self._tombstones and self._buried(message.id, now):
             return None
         view = self._views.get(message.name)
         if self._size >= self._max_instances or (
@@ -441,7 +448,7 @@ class Catalogue:
         self, view: _View, entry: _Entry, message: Announcement, now: float
     ) -> ServiceEvent | None:
         """Another incarnation under the same key replaces the old one, unless it is the older."""
-        if self._buried(message.id, now):
+        if message.id in self._tombstones and self._buried(message.id, now):
             return None
         service = self._read(message)
         if service is None:
@@ -482,8 +489,13 @@ class Catalogue:
 
     def _read(self, message: Announcement) -> Service | None:
         """The instance that the message describes; None when it is beyond a limit."""
-        service = message.service(self._shared_metadata(message), self._texts.__getitem__)
-        if len(message.id) > MAX_ID or not fits(service):
+        metadata = self._shared_metadata(message)
+        if metadata is None or len(message.id) > MAX_ID:
+            self.refused += 1
+            return None
+        service = message.service(metadata, self._texts.__getitem__)
+        known = service.name in self._views
+        if not (texts_fit(service) and (known or is_name(service.name))):
             self.refused += 1
             return None
         node = message.node
@@ -526,18 +538,27 @@ class Catalogue:
         entry.due = float("nan")
         return ServiceEvent(why, service, service)
 
-    def _shared_metadata(self, message: Announcement) -> FrozenDict[str, str]:
-        """The metadata of a message; one object for all instances that say the same."""
-        metadata = FrozenDict(message.metadata)
-        known = self._metadata.get(metadata)
+    def _shared_metadata(self, message: Announcement) -> FrozenDict[str, str] | None:
+        """The metadata of a message; one object for all instances that say the same.
+
+        None when it is beyond a limit.
+        """
+        metadata = message.metadata
+        # In the order in which the peer says it, which it does not change: of a tuple of texts
+        # Python finds the hash without a call of ours.
+        known = self._metadata.get((*metadata, *metadata.values()))
         if known is not None:
             return known
+        if not metadata_fits(metadata):
+            return None
         if characters(metadata) > _LONGEST_SHARED_METADATA:
-            return metadata
+            return FrozenDict(metadata)
+        if len(self._metadata) >= _SHARED_METADATA:
+            self._metadata.clear()
         texts = self._texts  # some of its values may be known all the same
-        return self._metadata[
-            FrozenDict({texts[key]: texts[value] for key, value in metadata.items()})
-        ]
+        known = FrozenDict({texts[key]: texts[value] for key, value in metadata.items()})
+        self._metadata[(*known, *known.values())] = known
+        return known
 
     def _shared_times(self, message: Announcement) -> tuple[int, float]:
         """The duration and the ttl of a message; the same objects for all that say the same."""
@@ -648,7 +669,8 @@ class Catalogue:
             self._questions.add(Question(service.name, place, predecessor, SOON))
 
     def _buried(self, incarnation: str, now: float) -> bool:
-        if not incarnation or self._tombstones.get(incarnation, now) <= now:
+        """Whether an incarnation with a tombstone is still to stay dead; counts it then."""
+        if self._tombstones[incarnation] <= now:
             return False
         self.late += 1
         return True

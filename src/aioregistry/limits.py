@@ -27,8 +27,9 @@ __all__ = [
     "check_name",
     "check_pattern",
     "check_service",
-    "fits",
     "is_name",
+    "metadata_fits",
+    "texts_fit",
 ]
 
 MAX_NAME_BYTES: Final = 255
@@ -113,7 +114,7 @@ def check_service(service: Service, *, key: tuple[str, str] | None = None) -> No
         service: the service.
         key: what it has to be known by; None: anything.
     """
-    if _is_plain(service) and key in (None, service.key):
+    if _is_plain(service) and (key is None or key == service.key):
         return
     check_name(service.name)
     if key is not None and service.key != key:
@@ -129,17 +130,16 @@ def check_service(service: Service, *, key: tuple[str, str] | None = None) -> No
     _check_metadata(service)
 
 
-def fits(service: Service) -> bool:
-    """Whether an instance from the wire is within the limits; its address may be unusual."""
-    return is_name(service.name) and _texts_fit(service) and _metadata_fits(service.metadata)
-
-
 def characters(metadata: Mapping[str, str]) -> int:
     """How many characters the keys and values have together."""
     return len("".join(metadata)) + len("".join(metadata.values()))
 
 
-def _texts_fit(service: Service) -> bool:
+def texts_fit(service: Service) -> bool:
+    """Whether the texts of an instance from the wire, but for its name, are within the limits.
+
+    Its address may be unusual.
+    """
     texts = service.address + service.network + service.url + service.version
     if _UNPRINTABLE.search(texts) is not None:
         return False
@@ -149,7 +149,8 @@ def _texts_fit(service: Service) -> bool:
     return all(_size(text) <= MAX_FIELD_BYTES for text in each)
 
 
-def _metadata_fits(metadata: Mapping[str, str]) -> bool:
+def metadata_fits(metadata: Mapping[str, str]) -> bool:
+    """Whether the metadata of an instance from the wire is within the limits."""
     if len(metadata) > MAX_METADATA_ENTRIES:
         return False
     if _WIDEST * characters(metadata) <= MAX_METADATA_BYTES:

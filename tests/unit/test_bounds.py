@@ -30,7 +30,7 @@ from aioregistry.limits import (
 from aioregistry.loglimit import MAX_LINES, PERIOD, LogLimiter
 from aioregistry.service import EventType, Service
 from aioregistry.settings import Settings
-from aioregistry.sharing import Pool
+from aioregistry.sharing import Texts
 from aioregistry.wire import Malformed, decode
 from tests.templates import DOCUMENT
 
@@ -195,13 +195,15 @@ def test_predicates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_shared() -> None:
-    pool = Pool[str](3)
+    texts = Texts(3, 4)
     first = str(b"ab", "ascii")
-    assert pool[first] is first
-    assert pool[str(b"ab", "ascii")] is first
+    assert texts[first] is first
+    assert texts[str(b"ab", "ascii")] is first
     for number in range(10):
-        assert pool[str(number)] == str(number)
-        assert len(pool) <= 3
+        assert texts[str(number)] == str(number)
+        assert len(texts) <= 3
+    assert texts["abcde"] == "abcde"
+    assert "abcde" not in texts
 
 
 def test_what_is_large_is_not_kept_for_those_to_come() -> None:

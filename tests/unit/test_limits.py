@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioregistry import limits
+from aioregistry.catalogue import Catalogue
 from aioregistry.errors import InvalidService
 from aioregistry.limits import (
     EVERYBODY,
@@ -20,11 +21,11 @@ from aioregistry.limits import (
     check_name,
     check_pattern,
     check_service,
-    fits,
     is_name,
 )
 from aioregistry.service import Service
 from aioregistry.subjects import matches
+from aioregistry.wire import Announcement, decode, encode_announcement
 
 GOOD_NAMES = [
     "orders",
@@ -388,6 +389,10 @@ class TestIdentity:
             check_service(service, key=("orders", "b:2"))
 
 
+def _announced(service: Service) -> Announcement:
+    return decode(encode_announcement(service, ttl=10, registered=0, seq=1, node=""))
+
+
 class TestFromTheWire:
     """Whoever announced it meant it: only what could do harm is kept out."""
 
@@ -407,7 +412,9 @@ class TestFromTheWire:
         ids=lambda service: repr(service)[:60],
     )
     def test_fits(self, service: Service) -> None:
-        assert fits(service)
+        catalogue = Catalogue()
+        assert catalogue.announce(_announced(service), 0.0) is not None
+        assert catalogue.services(service.name) == (service,)
 
     @pytest.mark.parametrize(
         "service",
@@ -431,4 +438,20 @@ class TestFromTheWire:
         ids=lambda service: repr(service)[:60],
     )
     def test_does_not_fit(self, service: Service) -> None:
-        assert not fits(service)
+        catalogue = Catalogue()
+        catalogue.announce(_announced(Service("orders", "a:80")), 0.0)
+        assert catalogue.announce(_announced(service), 0.0) is None
+        assert len(catalogue) == 1
+        assert catalogue.refused == 1
+
+    def test_what_fits_once_fits_again(self) -> None:
+        """Metadata that was taken in once is known, and so is the name: both still count."""
+        catalogue = Catalogue()
+        pairs = {str(number): "" for number in range(MAX_METADATA_ENTRIES)}
+        for number in range(3):
+            service = Service("orders", f"a:{number + 1}", metadata=pairs)
+            assert catalogue.announce(_announced(service), 0.0) is not None
+            for version in ("1\n", "x" * (MAX_FIELD_BYTES + 1)):
+                bad = msgspec.structs.replace(service, address="b:1", version=version)
+                assert catalogue.announce(_announced(bad), 0.0) is None
+        assert catalogue.refused == 6
