@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from aioregistry import EventType, Registration, Registry, Status
@@ -22,8 +22,8 @@ from benchmarks.plan import Plan
 from benchmarks.polling import until
 from benchmarks.processes import Part
 
-_PAUSE = 0.002
-"""Between two changes, in seconds: none of them waits for another."""
+_PERIOD = 0.003
+"""From one change to the next, in seconds: none of them waits for another."""
 
 _STRAGGLERS = 1.0
 """How long to wait for the last events, in seconds."""
@@ -61,11 +61,10 @@ class Provider:
 
     async def _register(self, count: int, names: int) -> list[tuple[int, Registration]]:
         made: list[tuple[int, Registration]] = []
-        for number in range(count):
+        async for number in _in_rhythm(count):
             service = instance(number, names)
             now = time.monotonic_ns()
             made.append((now, await self._registry.register(service)))
-            await asyncio.sleep(_PAUSE)
         return made
 
 
@@ -73,11 +72,19 @@ async def _timed(
     registrations: Sequence[Registration], change: Callable[[Registration], Awaitable[None]]
 ) -> list[int]:
     times: list[int] = []
-    for registration in registrations:
+    async for number in _in_rhythm(len(registrations)):
         times.append(time.monotonic_ns())
-        await change(registration)
-        await asyncio.sleep(_PAUSE)
+        await change(registrations[number])
     return times
+
+
+async def _in_rhythm(count: int) -> AsyncIterator[int]:
+    """Count from zero, however long it takes what is done between the beats."""
+    clock = asyncio.get_running_loop().time
+    begin = clock()
+    for number in range(count):
+        await asyncio.sleep(begin + number * _PERIOD - clock())
+        yield number
 
 
 class Watcher:
@@ -133,10 +140,11 @@ class BarePublisher:
     async def run(self, count: int) -> list[list[int]]:
         """When each message was published, in nanoseconds."""
         times: list[int] = []
-        for subject, payload in announcements("floor", count, 1):
+        messages = announcements("floor", count, 1)
+        async for number in _in_rhythm(count):
+            subject, payload = messages[number]
             times.append(time.monotonic_ns())
             await self._client.publish(subject, payload)
-            await asyncio.sleep(_PAUSE)
         return [times]
 
 
