@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, Final
 
 from aioregistry import EventType, Registration, Registry, Status
 from benchmarks.bare import nats_client, redis_client
@@ -22,18 +23,40 @@ from benchmarks.plan import Plan
 from benchmarks.polling import until
 from benchmarks.processes import Part
 
-_PERIOD = 0.003
+_PERIOD: Final = 0.003
 """From one change to the next, in seconds: none of them waits for another."""
 
-_STRAGGLERS = 1.0
+_STRAGGLERS: Final = 1.0
 """How long to wait for the last events, in seconds."""
 
-WAYS = {
-    "register to event, first instance of a name": EventType.REGISTERED,
-    "register to event, a further one": EventType.REGISTERED,
-    "status change to event": EventType.UPDATED,
-    "withdrawal to event": EventType.UNREGISTERED,
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A kind of change.
+
+    Attributes:
+        title: what it is, for the table.
+        event: what the watcher sees.
+        alone: whether each instance is the first of its name.
+        promised: whether there is a budget for it.
+    """
+
+    title: str
+    event: EventType
+    alone: bool = True
+    promised: bool = False
+
+
+WAYS: Final = {
+    "announce": Way("register(wait=False) to event", EventType.REGISTERED),
+    "register": Way("register to event", EventType.REGISTERED, promised=True),
+    "change": Way("status change to event", EventType.UPDATED),
+    "withdraw": Way("withdrawal to event", EventType.UNREGISTERED),
+    "register more": Way(
+        "register to event, a further instance", EventType.REGISTERED, alone=False
+    ),
 }
+"""In the order in which they are measured: what is changed was registered before."""
 
 
 class Provider:
@@ -41,6 +64,7 @@ class Provider:
 
     def __init__(self, url: str) -> None:
         self._registry = Registry(url, prefix="ours", ttl=TTL)
+        self._made: list[Registration] = []
 
     async def open(self) -> None:
         await self._registry.start()
@@ -49,42 +73,25 @@ class Provider:
     async def close(self) -> None:
         await self._registry.aclose()
 
-    async def run(self, count: int) -> list[list[int]]:
-        """For each way, when each of its changes was asked for, in nanoseconds."""
-        firsts, further = await self._register(count, count), await self._register(count, 1)
-        made = [made for _, made in firsts]
-        changed = await _timed(made, lambda each: each.set_status(Status.WARNING))
-        withdrawn = await _timed(made, Registration.unregister)
-        for _, registration in further:
-            await registration.unregister()
-        return [[when for when, _ in firsts], [when for when, _ in further], changed, withdrawn]
-
-    async def _register(self, count: int, names: int) -> list[tuple[int, Registration]]:
-        made: list[tuple[int, Registration]] = []
+    async def run(self, count: int, way: str) -> list[int]:
+        """When each change was asked for, in nanoseconds."""
+        times: list[int] = []
+        made, register = self._made, self._registry.register
         async for number in _in_rhythm(count):
-            service = instance(number, names)
-            now = time.monotonic_ns()
-            made.append((now, await self._registry.register(service)))
-        return made
-
-
-async def _timed(
-    registrations: Sequence[Registration], change: Callable[[Registration], Awaitable[None]]
-) -> list[int]:
-    times: list[int] = []
-    async for number in _in_rhythm(len(registrations)):
-        times.append(time.monotonic_ns())
-        await change(registrations[number])
-    return times
-
-
-async def _in_rhythm(count: int) -> AsyncIterator[int]:
-    """Count from zero, however long it takes what is done between the beats."""
-    clock = asyncio.get_running_loop().time
-    begin = clock()
-    for number in range(count):
-        await asyncio.sleep(begin + number * _PERIOD - clock())
-        yield number
+            service = instance(number, count if WAYS[way].alone else 1)
+            times.append(time.monotonic_ns())
+            match way:
+                case "change":
+                    await made[number].set_status(Status.WARNING)
+                case "withdraw":
+                    await made[number].unregister()
+                case _:
+                    made.append(await register(service, wait=way != "announce"))
+        if way in ("announce", "withdraw", "register more"):
+            for registration in made:
+                await registration.unregister()
+            made.clear()
+        return times
 
 
 class Watcher:
@@ -111,16 +118,14 @@ class Watcher:
     async def expect(self) -> None:
         self._seen = {}
 
-    async def seen(self, count: int) -> list[list[int]]:
-        """For each way, when the event of each change came, in nanoseconds; 0 if it did not."""
-        ways = [
-            [(*instance(number, names).key, kind) for number in range(count)]
-            for names, kind in zip((count, 1, count, count), WAYS.values(), strict=True)
-        ]
+    async def seen(self, count: int, way: str) -> list[int]:
+        """When the event of each change came, in nanoseconds; 0 if it did not."""
+        names = count if WAYS[way].alone else 1
+        keys = [(*instance(number, names).key, WAYS[way].event) for number in range(count)]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STRAGGLERS):
-                await until(lambda: all(key in self._seen for way in ways for key in way))
-        return [[self._seen.get(key, 0) for key in way] for way in ways]
+                await until(lambda: all(key in self._seen for key in keys))
+        return [self._seen.get(key, 0) for key in keys]
 
 
 class BarePublisher:
@@ -137,7 +142,7 @@ class BarePublisher:
             self._client = redis_client(self._url)
             await self._client.ping()
 
-    async def run(self, count: int) -> list[list[int]]:
+    async def run(self, count: int) -> list[int]:
         """When each message was published, in nanoseconds."""
         times: list[int] = []
         messages = announcements("floor", count, 1)
@@ -145,7 +150,7 @@ class BarePublisher:
             subject, payload = messages[number]
             times.append(time.monotonic_ns())
             await self._client.publish(subject, payload)
-        return [times]
+        return times
 
 
 class BareSubscriber:
@@ -177,10 +182,10 @@ class BareSubscriber:
     async def expect(self) -> None:
         self._seen = []
 
-    async def seen(self, count: int) -> list[list[int]]:
+    async def seen(self, count: int) -> list[int]:
         """When the messages came, in nanoseconds."""
         await until(lambda: len(self._seen) >= count)
-        return [self._seen]
+        return self._seen
 
     async def close(self) -> None:
         if self._task is not None:
@@ -189,12 +194,21 @@ class BareSubscriber:
                 await self._task
 
 
+async def _in_rhythm(count: int) -> AsyncIterator[int]:
+    """Count from zero, however long it takes what is done between the beats."""
+    clock = asyncio.get_running_loop().time
+    begin = clock()
+    for number in range(count):
+        await asyncio.sleep(begin + number * _PERIOD - clock())
+        yield number
+
+
 def changes(plan: Plan) -> Iterator[Figure]:
     """Each kind of change, its median and its hundredth worst."""
     count = 100 if plan.quick else 300
     for kind, url in plan.brokers.items():
-        ours: list[list[list[float]]] = []
-        bare: list[list[list[float]]] = []
+        ours: dict[str, list[list[float]]] = {way: [] for way in WAYS}
+        bare: list[list[float]] = []
         with contextlib.ExitStack() as stack:
             watcher, provider, subscriber, publisher = (
                 stack.enter_context(part)
@@ -207,36 +221,35 @@ def changes(plan: Plan) -> Iterator[Figure]:
             )
             for part in (watcher, provider, subscriber, publisher):
                 part.call("open")
-            _once(provider, watcher, 20)
+            for way in WAYS:
+                _once(provider, watcher, 20, way=way)
             _once(publisher, subscriber, 20)
             for _ in range(plan.rounds):
-                ours.append(_once(provider, watcher, count))
+                for way, times in ours.items():
+                    times.append(_once(provider, watcher, count, way=way))
                 bare.append(_once(publisher, subscriber, count))
-        for column, way in enumerate(WAYS):
+        for way, about in WAYS.items():
             for percent in (50, 99):
                 yield Figure(
-                    f"{kind}: {way}, p{percent}",
+                    f"{kind}: {about.title}, p{percent}",
                     "ms",
-                    [quantile(ways[column], percent) for ways in ours],
-                    [quantile(way, percent) for (way,) in bare],
+                    [quantile(times, percent) for times in ours[way]],
+                    [quantile(times, percent) for times in bare],
                     "bare publish to callback",
-                    Budget(1.2) if column <= 1 and percent == 50 else None,
+                    Budget(1.2) if about.promised and percent == 50 else None,
                 )
 
 
-def _once(publisher: Part, subscriber: Part, count: int) -> list[list[float]]:
-    """The milliseconds that each change of each way took.
+def _once(publisher: Part, subscriber: Part, count: int, **way: str) -> list[float]:
+    """The milliseconds that each change took.
 
     Where the machine paused, the events of two changes may be one: those are left out.
     """
     subscriber.call("expect")
-    publisher.begin("run", count=count)
+    publisher.begin("run", count=count, **way)
     sent = publisher.result()
-    seen = subscriber.call("seen", count=count)
-    return [
-        [(there - here) / 1e6 for here, there in zip(starts, ends, strict=True) if there]
-        for starts, ends in zip(sent, seen, strict=True)
-    ]
+    seen = subscriber.call("seen", count=count, **way)
+    return [(there - here) / 1e6 for here, there in zip(sent, seen, strict=True) if there]
 
 
 def quantile(values: Sequence[float], percent: int) -> float:
