@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.restricted import BrokerWithUsers, Stage, broker_with_users
@@ -354,6 +355,26 @@ async def test_a_farewell_that_is_allowed_is_not_said_to_be_lost(
             await lookup
         await eventually(lambda: not admin.cached("orders"))
     assert "withdrawals may be lost" not in caplog.text
+
+
+async def test_a_flush_cancelled_as_it_is_told_takes_no_refusal_along(
+    broker: BrokerWithUsers,
+) -> None:
+    await broker.admit({"app": templates(broker.scheme)["consumer"]})
+    async with Stage(broker, "app", "registry") as stage:
+        transport = await stage.transport("app")
+        await transport.publish("registry.register.orders", b"")
+        flush: Any = asyncio.create_task(transport.flush())
+        await asyncio.sleep(0)
+        while not flush._fut_waiter.done():  # noqa: ASYNC110 - at the very moment
+            await asyncio.sleep(0)
+        flush.cancel()
+        await asyncio.wait({flush})
+        assert flush.cancelled()
+        with pytest.raises(TransportError) as caught:
+            await transport.flush()
+        assert caught.value.subjects == {"registry.register.orders"}
+        await transport.flush()  # it was told
 
 
 async def test_a_cancelled_flush_takes_no_refusal_along(broker: BrokerWithUsers) -> None:

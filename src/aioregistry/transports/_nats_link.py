@@ -15,7 +15,7 @@ import itertools
 import logging
 import re
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from nats.errors import Error, SlowConsumerError, StaleConnectionError
 
@@ -55,6 +55,12 @@ _DENIAL: Final = re.compile(
 )
 _DENIALS: Final = 100_000
 _SHOWN: Final = 5
+
+_Refused: TypeAlias = dict[tuple[str, str], str]
+"""Why something is refused, by what it is ("publish" or "subscribe") and its subject."""
+
+_Caller: TypeAlias = "asyncio.Future[_Refused]"
+"""Somebody who waits for an echo, to learn what was refused before it."""
 
 
 class Link:
@@ -99,12 +105,12 @@ class Link:
         self._bell = asyncio.Event()
         self._awaited: str | None = None
         self._missed = 0
-        self._waiting: list[asyncio.Future[None]] = []
-        self._riding: list[asyncio.Future[None]] = []
+        self._waiting: list[_Caller] = []
+        self._riding: list[_Caller] = []
         self._asked: dict[str, Callable[[], None]] = {}
         self._sent: list[str] = []
         self._sent_before: list[str] = []
-        self._denied: dict[tuple[str, str], str] = {}
+        self._denied: _Refused = {}
         self._spellings: dict[str, str] | None = None
         self._last_error: Exception | None = None
         self._log = LogLimiter(_logger)
@@ -241,10 +247,14 @@ class Link:
                 refused something that was published or subscribed to before.
         """
         self._check_lost()
-        echoed = asyncio.get_running_loop().create_future()
+        echoed: _Caller = asyncio.get_running_loop().create_future()
         self._waiting.append(echoed)
         self._bell.set()
-        await echoed
+        refused = await echoed
+        if refused:
+            for each in refused:  # not before: who is cancelled as it is told tells nobody
+                self._denied.pop(each, None)
+            raise _refusal(refused)
 
     async def unheard(self, subjects: Collection[str]) -> frozenset[str]:
         """Those of `subjects` that have no subscriber; raises as `publish` and `flush` do."""
@@ -378,14 +388,10 @@ class Link:
             self._look_for_denial()
         if not answered:
             _fail(callers, f"{self.server} did not answer within {self._patience:g} s")
-        elif self._denied and callers:
-            more = len(self._denied) - _SHOWN
-            shown = "; ".join(itertools.islice(self._denied.values(), _SHOWN))
-            _fail(callers, f"{shown}; and {more} more" if more > 0 else shown, self._denied)
-            self._denied.clear()
+            return
+        refused = self._denied.copy()
         for caller in callers:
-            if not caller.done():
-                caller.set_result(None)
+            caller.set_result(refused)
 
     def _judge(self, answered: bool) -> None:  # noqa: FBT001 - the outcome, passed on
         if not answered:
@@ -504,16 +510,17 @@ async def _forget(_interest: Interest) -> None:
     """The inbox goes with the link."""
 
 
-def _fail(
-    callers: Iterable[asyncio.Future[None]],
-    reason: str,
-    denied: Collection[tuple[str, str]] = (),
-) -> None:
-    error = TransportError(
-        reason,
-        subjects=frozenset(subject for verb, subject in denied if verb == "publish"),
-        subscriptions=frozenset(subject for verb, subject in denied if verb == "subscribe"),
-    )
+def _fail(callers: Iterable[_Caller], reason: str) -> None:
     for caller in callers:
         if not caller.done():
-            caller.set_exception(error.again())
+            caller.set_exception(TransportError(reason))
+
+
+def _refusal(refused: _Refused) -> TransportError:
+    more = len(refused) - _SHOWN
+    shown = "; ".join(itertools.islice(refused.values(), _SHOWN))
+    return TransportError(
+        f"{shown}; and {more} more" if more > 0 else shown,
+        subjects=frozenset(subject for verb, subject in refused if verb == "publish"),
+        subscriptions=frozenset(subject for verb, subject in refused if verb == "subscribe"),
+    )
