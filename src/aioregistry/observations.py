@@ -92,6 +92,8 @@ class Observations:
             self.looked_up.pop(pattern, None)
             await self._subscribe_or_drop(pattern)
         await self._prove({each: self._observed[each] for each in patterns if each in self})
+        if any(map(is_pattern, patterns)):
+            await self._end_what_is_covered()
 
     async def look_at(self, name: str) -> None:
         """Observe a name because somebody looks it up; a refusal may become known later.
@@ -114,8 +116,9 @@ class Observations:
                 self._drop(pattern, observation)
                 given_up.append(observation)
         try:
-            if any(map(is_pattern, patterns)):
-                await self._complete()  # what relied on them
+            if any(map(is_pattern, patterns)) and await self._complete():
+                # What relied on them is in force only then: until then they bring it in.
+                await self._link.flush()
         except TransportError:
             self._link.retry_soon()
         finally:
@@ -154,7 +157,9 @@ class Observations:
             if observation is not None and observation.refusal is not None:
                 self._drop(name, observation)
                 await _end(observation)
-        return await self._complete(refused=refused)
+        done = await self._complete(refused=refused)
+        await self._end_what_is_covered()
+        return done
 
     async def prove(self, name: str) -> None:
         """See to it that a refusal to let us hear about `name` is known, if the broker answers."""
@@ -261,6 +266,17 @@ class Observations:
                         self._drop(pattern, observation)
                         await _end(observation)
                 raise refusals[0].again()
+
+    async def _end_what_is_covered(self) -> None:
+        """End the subscriptions to what would come twice: something wider brings it in, too."""
+        checked = self._link.checked
+        twice = [
+            observation
+            for pattern, observation in self._observed.items()
+            if observation.subscriptions
+            and any(each.complete and each.asked < checked for each in self._wider(pattern))
+        ]
+        await _end(*twice)
 
     def _routes(self, pattern: str) -> dict[str, Handler]:
         return {

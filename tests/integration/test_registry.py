@@ -543,6 +543,23 @@ async def test_observing_by_patterns(make: MakeRegistry) -> None:
         assert not caller.observed
 
 
+async def test_what_a_pattern_brought_in_comes_without_a_gap(make: MakeRegistry) -> None:
+    """And once: heartbeats, which would heal it, are too rare here to do so."""
+    async with make(ttl=3600) as provider, make() as caller:
+        registration = await provider.register("x", "10.0.0.5:1")
+        await caller.observe("x")
+        await eventually(lambda: caller.cached("x"))
+        for number in range(10):
+            await caller.observe(">")
+            await registration.update(version=f"{number}, twice observed")
+            await eventually(lambda: "twice" in caller.cached("x")[0].version, within=3)
+            await caller.unobserve(">")
+            await registration.update(version=f"{number}")
+            await eventually(lambda: "twice" not in caller.cached("x")[0].version, within=3)
+        sent, received = provider.stats().announcements_sent, caller.stats().announcements_received
+        assert received < sent + 5  # some may have come just when both brought them in
+
+
 async def test_an_observed_name_is_kept_current(make: MakeRegistry) -> None:
     async with make() as provider, make() as caller:
         await caller.observe("x")

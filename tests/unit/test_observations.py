@@ -54,10 +54,6 @@ class Refusing(MemoryTransport):
             raise TransportError("refused", subscriptions=frozenset(untold))
 
 
-def ignore(_subject: str, _payload: bytes) -> None:
-    pass
-
-
 class Stage:
     """Observations over a link to such a transport."""
 
@@ -72,7 +68,20 @@ class Stage:
             on_retry=self._retry,
         )
         self.failures = 0
-        self.observations = Observations(self.link, Subjects("registry"), ignore, ignore)
+        self.heard: list[str] = []
+        self.observations = Observations(self.link, Subjects("registry"), self._hear, self._hear)
+
+    def _hear(self, subject: str, _payload: bytes) -> None:
+        self.heard.append(subject)
+
+    async def hears(self, name: str) -> int:
+        """How often a message about `name` arrives."""
+        self.heard.clear()
+        for kind in ("register", "unregister"):
+            await self.transport.publish(f"registry.{kind}.{name}", b"")
+        await self.link.flush()
+        assert self.heard.count(f"registry.register.{name}") * 2 == len(self.heard)
+        return len(self.heard) // 2
 
     def _deny(self, error: TransportError) -> None:
         self.observations.deny(error)
@@ -153,6 +162,49 @@ async def test_what_a_pattern_brought_in_outlives_it(stage: Stage) -> None:
     assert stage.transport.asked.count("registry.register.a") == 1
     await stage.observations.prove("a")
     assert stage.observations.is_proven("a")
+
+
+async def test_what_a_pattern_brings_in_too_comes_once(stage: Stage) -> None:
+    observations = stage.observations
+    await observations.add("a", "b.c")
+    await observations.add("b.*")
+    await observations.add(">")
+    for name in ("a", "b.c", "b.d"):
+        assert await stage.hears(name) == 1
+        assert observations.is_proven(name)
+    await observations.remove(">")
+    assert all([await stage.hears(name) for name in ("a", "b.c", "b.d")])
+    await observations.retry(refused=True)
+    assert [await stage.hears(name) for name in ("a", "b.c", "b.d", "x")] == [1, 1, 1, 0]
+    await observations.remove("b.*", "a")
+    assert [await stage.hears(name) for name in ("a", "b.c", "b.d")] == [0, 1, 0]
+
+
+async def test_what_a_pattern_brings_in_comes_once_though_it_was_refused(stage: Stage) -> None:
+    observations = stage.observations
+    await observations.add(">")
+    stage.refuse(">")
+    observations.deny(TransportError("refused", subscriptions=frozenset({"registry.register.>"})))
+    await observations.retry(refused=True)
+    await stage.link.check(stage.link.begun)
+    await observations.add("a")
+    stage.refuse()
+    for _ in range(2):
+        await observations.retry(refused=True)
+        await stage.link.check(stage.link.begun)
+    await observations.retry(refused=True)
+    assert await stage.hears("a") == 1
+
+
+async def test_what_a_pattern_brought_in_is_heard_when_it_is_refused(stage: Stage) -> None:
+    observations = stage.observations
+    await observations.add("a")
+    await observations.add(">")
+    stage.refuse(">")
+    observations.deny(TransportError("refused", subscriptions=frozenset({"registry.register.>"})))
+    assert await observations.retry(refused=False) == ["a"]
+    await stage.link.check(stage.link.begun)
+    assert observations.is_proven("a")
 
 
 async def test_what_was_refused_at_once_is_tried_when_the_link_is_back(stage: Stage) -> None:
