@@ -17,6 +17,7 @@ import subprocess
 import sysconfig
 import tempfile
 import time
+from collections import deque
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Self
@@ -26,6 +27,9 @@ __all__ = ["Broker", "nats_server", "redis_server", "unused_port"]
 _START_TIMEOUT = 10.0
 _STOP_TIMEOUT = 5.0
 _PROCESSES = 64
+
+_given: deque[int] = deque(maxlen=100)
+"""The ports last picked, for servers some of which may not have been started yet."""
 
 
 class Broker:
@@ -163,11 +167,13 @@ def unused_port() -> int:
     # run side by side pick from ports of their own: their ids follow one another. At random, and
     # not by a generator that tests may seed, for the sake of all the others.
     ports = range(10_000 + os.getpid() % _PROCESSES, 32_768, _PROCESSES)
-    for port in random.SystemRandom().sample(ports, 100):
+    for port in random.SystemRandom().sample(ports, len(ports)):
         with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise RuntimeError("none of 100 ports tried on 127.0.0.1 is free")
+            if port not in _given:
+                probe.bind(("127.0.0.1", port))
+                _given.append(port)
+                return port
+    raise RuntimeError(f"none of {len(ports)} ports tried on 127.0.0.1 is free")
 
 
 def _nats_binary() -> str:
