@@ -109,6 +109,10 @@ class Inquiries:
         """The inquiry for `name` that is under way."""
         return self._inquiries.get(name)
 
+    def names(self) -> tuple[str, ...]:
+        """The names that are inquired about."""
+        return tuple(self._inquiries)
+
     def items(self) -> list[tuple[str, Inquiry]]:
         """All inquiries that are under way, with the names that they are for."""
         return list(self._inquiries.items())

@@ -9,10 +9,12 @@ import random
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Final, cast
 
+import anyio
+
 from aioregistry.errors import RegistryError, TransportError
 from aioregistry.transports.base import Handler, LinkState, Subscription, Transport
 
-__all__ = ["Link", "unsubscribe_all"]
+__all__ = ["Link", "end_of", "unsubscribe_all"]
 
 _logger = logging.getLogger("aioregistry")
 
@@ -297,5 +299,21 @@ async def unsubscribe_all(subscriptions: Iterable[Subscription]) -> None:
             await subscription.unsubscribe()
         except asyncio.CancelledError as error:
             cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
+async def end_of(task: asyncio.Task[None]) -> None:
+    """Wait for a task whose end is bounded in time, and let a cancellation through after it.
+
+    Left earlier, the rest of it would go on with nobody to see it end.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cancelled = error
     if cancelled is not None:
         raise cancelled

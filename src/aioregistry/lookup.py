@@ -42,7 +42,6 @@ class Lookups:
         self._link = link
         self._patience = patience
         self._clock = clock
-        self._complete: dict[str, None] = {}
 
     async def find(self, name: str, where: Predicate, *, timeout: float, wait: bool) -> Selection:  # noqa: ASYNC109 - each step has its own end
         """Wait until an instance of `name` matches.
@@ -98,7 +97,7 @@ class Lookups:
             TransportError: there is no broker to ask, and nothing is known.
             RegistryError: the registry is closed before there is an answer.
         """
-        if name in self._complete:
+        if name in self._observer.complete:
             services = self._catalogue.select(name, where).services
             if len(services) >= minimum:
                 return services
@@ -126,7 +125,7 @@ class Lookups:
 
     def forget(self) -> None:
         """Nothing is sure to be complete any longer: messages may have been missed."""
-        self._complete.clear()
+        self._observer.complete.clear()
 
     # ------------------------------------------------------------------------------------
 
@@ -182,6 +181,8 @@ class Lookups:
         return ServiceNotFound(f"{len(known)} {many} of {name!r} known, {detail}")
 
     def _remember(self, name: str) -> None:
-        if len(self._complete) >= MAX_COMPLETE:
-            self._complete.clear()
-        self._complete[name] = None
+        complete = self._observer.complete
+        if len(complete) >= MAX_COMPLETE:
+            complete.clear()
+        if self._observer.observations.include(name):
+            complete[name] = None

@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 from typing import Final
 
-from aioregistry.errors import TransportError
-from aioregistry.link import Link, unsubscribe_all
+from aioregistry.errors import RegistryError, TransportError
+from aioregistry.link import Link, end_of, unsubscribe_all
 from aioregistry.subjects import covers, is_pattern, matches
 from aioregistry.transports.base import Handler, Subscription
 from aioregistry.wire import Subjects
@@ -67,6 +67,7 @@ class Observations:
         self._on_withdrawal = on_withdrawal
         self._observed: dict[str, _Observation] = {}
         self._wildcards: list[str] = []
+        self._fresh: dict[str, None] = {}
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -75,6 +76,10 @@ class Observations:
 
     def __contains__(self, pattern: str) -> bool:
         return pattern in self._observed
+
+    def covers(self, pattern: str) -> bool:
+        """Whether what a pattern names is observed, by it or by something wider."""
+        return pattern in self._observed or bool(self._wider(pattern))
 
     def include(self, name: str) -> bool:
         """Whether one of them names `name`."""
@@ -107,8 +112,17 @@ class Observations:
             self.looked_up[name] = None
         await self._subscribe_or_drop(name)
 
+    def keep(self, name: str) -> None:
+        """Somebody waits for news of a name: it outlives what brings it in."""
+        if name not in self and self._covered(name):
+            self.looked_up[name] = None
+            self._observed[name] = _Observation()
+
     async def remove(self, *patterns: str) -> None:
-        """Observe these no longer."""
+        """Observe these no longer.
+
+        A cancellation is let through when what relied on them is in force by itself.
+        """
         given_up: list[_Observation] = []
         for pattern in patterns:
             observation = self._observed.get(pattern)
@@ -116,13 +130,15 @@ class Observations:
                 self._drop(pattern, observation)
                 given_up.append(observation)
         try:
-            if any(map(is_pattern, patterns)) and await self._complete():
-                # What relied on them is in force only then: until then they bring it in.
-                await self._link.flush()
-        except TransportError:
-            self._link.retry_soon()
+            if any(map(is_pattern, patterns)):
+                await end_of(asyncio.create_task(self._stand_alone()))
         finally:
             await _end(*given_up)
+
+    def take_fresh(self) -> list[str]:
+        """What was subscribed to late, so that who is there has to be asked; once."""
+        fresh, self._fresh = list(self._fresh), {}
+        return fresh
 
     # ---- what the broker says to them --------------------------------------------------
 
@@ -143,7 +159,7 @@ class Observations:
                     self._link.retry_soon()  # what relied on it may be allowed
 
     async def retry(self, *, refused: bool) -> list[str]:
-        """Subscribe to what is observed and not subscribed to; return what that was done for.
+        """Subscribe to what is observed and not subscribed to; return what has to be asked for.
 
         Args:
             refused: also to what was refused: perhaps it is allowed by now. But names that were
@@ -157,9 +173,9 @@ class Observations:
             if observation is not None and observation.refusal is not None:
                 self._drop(name, observation)
                 await _end(observation)
-        done = await self._complete(refused=refused)
+        await self._complete(refused=refused)
         await self._end_what_is_covered()
-        return done
+        return self.take_fresh()
 
     async def prove(self, name: str) -> None:
         """See to it that a refusal to let us hear about `name` is known, if the broker answers."""
@@ -228,18 +244,26 @@ class Observations:
                 self._drop(pattern, self._observed[pattern])
             raise
 
-    async def _complete(self, *, refused: bool = False) -> list[str]:
-        """Subscribe to what is observed and not subscribed to; returns what that was done for."""
-        done: list[str] = []
+    async def _stand_alone(self) -> None:
+        """Subscribe to what relied on a pattern that is given up, and wait until it is in force."""
+        try:
+            await self._complete()
+        except RegistryError:  # that of the link, or the end of everything
+            self._link.retry_soon()
+        asked = [each.asked for each in self._observed.values() if each.complete]
+        if asked:
+            await self._link.check(max(asked))
+
+    async def _complete(self, *, refused: bool = False) -> None:
+        """Subscribe to what is observed and not subscribed to."""
         for pattern, observation in tuple(self._observed.items()):
             if pattern in self and (refused or observation.refusal is None):
                 try:
                     if await self._subscribe(pattern):
-                        done.append(pattern)
+                        self._fresh[pattern] = None
                 except TransportError as error:
                     if not error.subjects:
                         raise
-        return done
 
     async def _prove(self, observations: dict[str, _Observation]) -> None:
         """Learn whether the broker lets us hear these.

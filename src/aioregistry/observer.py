@@ -21,6 +21,7 @@ from aioregistry.loglimit import LogLimiter
 from aioregistry.observations import Observations
 from aioregistry.service import Service, ServiceEvent
 from aioregistry.settings import Settings
+from aioregistry.subjects import is_pattern
 from aioregistry.vigil import Vigil
 from aioregistry.watch import Watch
 
@@ -60,6 +61,7 @@ class Observer:
         catalogue: what is known.
         observations: what is observed.
         inquiries: the pings that lookups wait for.
+        complete: the names of which every instance that answers is known.
         asker: sends pings.
         vigil: sees crashes early.
         announcements: announcements received.
@@ -90,6 +92,7 @@ class Observer:
             link, self._subjects, self._on_announcement, self._on_withdrawal
         )
         self.inquiries = Inquiries()
+        self.complete: dict[str, None] = {}
         self.asker = Asker(link, self._subjects, self.catalogue, rng=rng, clock=clock)
         self.vigil = Vigil(
             link, self._subjects, self.catalogue, self._publish_removals, clock=clock
@@ -122,13 +125,14 @@ class Observer:
         Raises:
             TransportError: the broker refused.
         """
-        fresh = [pattern for pattern in patterns if pattern not in self.observations]
+        fresh = [pattern for pattern in patterns if not self.observations.is_proven(pattern)]
         try:
             await self.observations.add(*patterns)
         finally:  # when it is cancelled, they are observed all the same
             fresh = [pattern for pattern in fresh if pattern in self.observations]
             if fresh and self._link.connected:
                 self.asker.ask_for(fresh)
+            self._forget_half_observed(*patterns)
 
     async def look_at(self, name: str) -> None:
         """Observe a name because somebody looks it up.
@@ -136,7 +140,10 @@ class Observer:
         Raises:
             TransportError: the broker refused.
         """
-        await self.observations.look_at(name)
+        try:
+            await self.observations.look_at(name)
+        finally:
+            self._forget_half_observed(name)
         await self._give_up_idle()
 
     async def unobserve(self, *patterns: str) -> None:
@@ -144,10 +151,15 @@ class Observer:
 
         Watches see what is forgotten as UNREGISTERED, so that they still add up.
         """
+        for name in self.inquiries.names():
+            self.observations.keep(name)
         try:
             await self.observations.remove(*patterns)
         finally:
-            self._publish_removals(self.catalogue.forget(self.observations.include))
+            fresh = self.observations.take_fresh()
+            if fresh and self._link.connected:
+                self.asker.ask_for(fresh)
+            self._forget_unobserved(*patterns)
 
     # ---- the side of the watches -------------------------------------------------------
 
@@ -331,6 +343,19 @@ class Observer:
         return guarded
 
     # ------------------------------------------------------------------------------------
+
+    def _forget_half_observed(self, *patterns: str) -> None:
+        """Forget what was heard of these before they were refused or given up, if they were."""
+        if not all(map(self.observations.covers, patterns)):
+            self._forget_unobserved(*patterns)
+
+    def _forget_unobserved(self, *patterns: str) -> None:
+        """Forget what these named, unless it is observed all the same."""
+        if any(map(is_pattern, patterns)):
+            self.complete.clear()
+        for name in patterns:
+            self.complete.pop(name, None)
+        self._publish_removals(self.catalogue.forget(self.observations.include))
 
     async def _give_up_idle(self) -> None:
         """Let go of names that were looked up, are not provided, and are too many."""

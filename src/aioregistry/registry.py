@@ -21,7 +21,7 @@ from aioregistry.catalogue import Selection
 from aioregistry.choosing import Balancer, Predicate, RoundRobin, not_critical
 from aioregistry.errors import RegistryClosed, RegistryError, TransportError
 from aioregistry.limits import check_name, check_pattern, check_service
-from aioregistry.link import Link
+from aioregistry.link import Link, end_of
 from aioregistry.lookup import Lookups
 from aioregistry.observer import Observer
 from aioregistry.provider import Provider
@@ -228,7 +228,7 @@ class Registry:
             session.stop.set()
         else:
             task.cancel()
-        await _end_of(task)
+        await end_of(task)
 
     async def drain(self, delay: float) -> None:
         """Withdraw everything now, and stay for a while, so that callers move away.
@@ -677,19 +677,3 @@ def _cause(error: Exception) -> RegistryError:
     failure = RegistryError(f"the registry's background work failed: {error!r}; please report it")
     failure.__cause__ = error
     return failure
-
-
-async def _end_of(task: asyncio.Task[None]) -> None:
-    """Wait for a task whose end is bounded in time, and let a cancellation through after it.
-
-    Left earlier, the rest of the closing would go on with nobody to see it end.
-    """
-    cancelled: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError as error:
-                cancelled = error
-    if cancelled is not None:
-        raise cancelled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -355,6 +356,46 @@ async def test_a_farewell_that_is_allowed_is_not_said_to_be_lost(
             await lookup
         await eventually(lambda: not admin.cached("orders"))
     assert "withdrawals may be lost" not in caplog.text
+
+
+async def test_what_came_while_it_was_refused_is_asked_for_when_it_is_observed_again(
+    broker: BrokerWithUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "CHECK_INTERVAL", 3600.0)  # it is the observer who asks
+    whole = templates(broker.scheme)["consumer"]
+    await broker.admit({"app": whole})
+    async with Stage(broker, "app", "registry") as stage:
+        provider = await stage.registry("admin", ttl=3600.0)
+        consumer = await stage.registry(ttl=3600.0)
+        await consumer.observe("orders")
+        await provider.register("orders", ADDRESS)
+        await eventually(lambda: consumer.cached("orders"))
+        await broker.admit({"app": without(whole, ".register.")})
+        await eventually(lambda: consumer.connected)
+        with contextlib.suppress(TransportError, ServiceNotFound):
+            await consumer.get_service("other", wait=False)  # which makes it learn of that
+        await provider.register("orders", "10.0.0.6:8080")
+        await broker.admit({"app": whole})
+        await consumer.wait_connected(5)
+        await consumer.observe("orders")
+        await eventually(lambda: len(consumer.cached("orders")) == 2)
+
+
+async def test_what_was_heard_of_what_is_refused_half_way_is_forgotten(
+    broker: BrokerWithUsers,
+) -> None:
+    await broker.admit({"app": without(templates(broker.scheme)["consumer"], ".unregister.")})
+    async with Stage(broker, "app", "registry") as stage:
+        provider = await stage.registry("admin", ttl=3600.0)
+        consumer = await stage.registry(ttl=3600.0)
+        registration = await provider.register("orders", ADDRESS)
+        for number in range(10):
+            changes = [registration.update(version=f"{number}.{each}") for each in range(3)]
+            outcome, *_ = await asyncio.gather(
+                consumer.observe("orders"), *changes, return_exceptions=True
+            )
+            assert isinstance(outcome, TransportError)
+            assert consumer.service_names == ()
 
 
 async def test_a_flush_cancelled_as_it_is_told_takes_no_refusal_along(

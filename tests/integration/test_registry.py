@@ -560,6 +560,28 @@ async def test_what_a_pattern_brought_in_comes_without_a_gap(make: MakeRegistry)
         assert received < sent + 5  # some may have come just when both brought them in
 
 
+async def test_a_lookup_outlives_the_pattern_that_it_relies_on(make: MakeRegistry) -> None:
+    async with make(ttl=3600) as provider, make() as caller:
+        await caller.observe(">")
+        lookup = asyncio.create_task(caller.get_service("x", timeout=10))
+        await asyncio.sleep(0.05)
+        await caller.unobserve(">")
+        await provider.register("x", "10.0.0.5:1")
+        assert (await lookup).address == "10.0.0.5:1"
+
+
+async def test_what_was_unobserved_is_collected_again(make: MakeRegistry) -> None:
+    async with make(ttl=3600) as one, make(ttl=3600) as other, make() as caller:
+        await one.register("x", "10.0.0.5:1")
+        await other.register("x", "10.0.0.6:1")
+        for _ in range(20):
+            assert len(await caller.get_services("x", minimum=2)) == 2
+            await caller.unobserve("x")
+            await caller.get_service("x")
+            assert len(await caller.get_services("x")) == 2
+            await caller.unobserve("x")
+
+
 async def test_an_observed_name_is_kept_current(make: MakeRegistry) -> None:
     async with make() as provider, make() as caller:
         await caller.observe("x")
@@ -793,13 +815,13 @@ async def test_names_that_were_collected_do_not_fill_memory(
         await provider.register("x", "10.0.0.5:1")
         for number in range(25):
             assert await caller.get_services(f"unknown-{number}", wait=False) == ()
-            assert len(inside(caller)._complete) == number % 10 + 1
+            assert len(inside(caller).complete) == number % 10 + 1
         assert len(await caller.get_services("x")) == 1
 
 
 def inside(registry: Any) -> Any:
-    """What answers lookups, for a look at what nobody-else needs to see."""
-    return registry._session.lookups
+    """What keeps the catalogue current, for a look at what nobody else needs to see."""
+    return registry._session.observer
 
 
 def test_services_are_values() -> None:

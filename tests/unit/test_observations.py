@@ -37,6 +37,8 @@ class Refusing(MemoryTransport):
         super().__init__(MemoryBroker())
         self.refused: set[str] = set()
         self.at_once = False
+        self.answering = asyncio.Event()
+        self.answering.set()
         self.asked: list[str] = []
         self._untold: set[str] = set()
 
@@ -49,6 +51,7 @@ class Refusing(MemoryTransport):
 
     async def flush(self) -> None:
         await super().flush()
+        await self.answering.wait()
         untold, self._untold = self._untold, set()
         if untold:
             raise TransportError("refused", subscriptions=frozenset(untold))
@@ -178,6 +181,24 @@ async def test_what_a_pattern_brings_in_too_comes_once(stage: Stage) -> None:
     assert [await stage.hears(name) for name in ("a", "b.c", "b.d", "x")] == [1, 1, 1, 0]
     await observations.remove("b.*", "a")
     assert [await stage.hears(name) for name in ("a", "b.c", "b.d")] == [0, 1, 0]
+
+
+async def test_a_pattern_that_is_given_up_stays_until_it_is_replaced(stage: Stage) -> None:
+    """Whatever is on its way through it would be lost, also when it is cancelled."""
+    await stage.observations.add("a")
+    await stage.observations.add(">")
+    stage.transport.answering.clear()
+    removing = asyncio.create_task(stage.observations.remove(">"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+        removing.cancel()
+    await stage.transport.publish("registry.register.b", b"")
+    await eventually(lambda: "registry.register.b" in stage.heard)
+    assert not removing.done()
+    stage.transport.answering.set()
+    with pytest.raises(asyncio.CancelledError):
+        await removing
+    assert [await stage.hears(name) for name in ("a", "b")] == [1, 0]
 
 
 async def test_what_a_pattern_brings_in_comes_once_though_it_was_refused(stage: Stage) -> None:
