@@ -462,7 +462,8 @@ class Registry:
     async def unobserve(self, *patterns: str) -> None:
         """Forget what the patterns name, unless another observed pattern names it too.
 
-        Watches see what is forgotten as UNREGISTERED.
+        Watches see what is forgotten as UNREGISTERED. A cancelled call lets the cancellation
+        through when the names that remain are heard without the patterns: a round trip later.
 
         Args:
             patterns: as they were observed; others are passed over.
