@@ -489,13 +489,13 @@ class Catalogue:
 
     def _read(self, message: Announcement) -> Service | None:
         """The instance that the message describes; None when it is beyond a limit."""
+        service: Service | None = None
         metadata = self._shared_metadata(message)
-        if metadata is None or len(message.id) > MAX_ID:
-            self.refused += 1
-            return None
-        service = message.service(metadata, self._texts.__getitem__)
-        known = service.name in self._views
-        if not (texts_fit(service) and (known or is_name(service.name))):
+        if metadata is not None and len(message.id) <= MAX_ID:
+            service = message.service(metadata, self._texts.__getitem__)
+        if service is None or not (
+            texts_fit(service) and (service.name in self._views or is_name(service.name))
+        ):
             self.refused += 1
             return None
         node = message.node

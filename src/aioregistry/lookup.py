@@ -123,10 +123,6 @@ class Lookups:
             self._remember(name)
         return services
 
-    def forget(self) -> None:
-        """Nothing is sure to be complete any longer: messages may have been missed."""
-        self._observer.complete.clear()
-
     # ------------------------------------------------------------------------------------
 
     async def _ask(self, name: str, inquiry: Inquiry, until: float, *, wait: bool) -> None:

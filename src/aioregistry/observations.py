@@ -12,7 +12,7 @@ from typing import Final
 
 from aioregistry.errors import RegistryError, TransportError
 from aioregistry.link import Link, end_of, unsubscribe_all
-from aioregistry.subjects import covers, is_pattern, matches
+from aioregistry.subjects import covers, is_pattern
 from aioregistry.transports.base import Handler, Subscription
 from aioregistry.wire import Subjects
 
@@ -77,13 +77,9 @@ class Observations:
     def __contains__(self, pattern: str) -> bool:
         return pattern in self._observed
 
-    def covers(self, pattern: str) -> bool:
-        """Whether what a pattern names is observed, by it or by something wider."""
-        return pattern in self._observed or bool(self._wider(pattern))
-
-    def include(self, name: str) -> bool:
-        """Whether one of them names `name`."""
-        return name in self._observed or any(matches(each, name) for each in self._wildcards)
+    def include(self, pattern: str) -> bool:
+        """Whether one of them names all that a name or pattern names."""
+        return pattern in self._observed or any(covers(each, pattern) for each in self._wildcards)
 
     # ---- more, and less ----------------------------------------------------------------
 
@@ -123,17 +119,14 @@ class Observations:
 
         A cancellation is let through when what relied on them is in force by itself.
         """
-        given_up: list[_Observation] = []
-        for pattern in patterns:
-            observation = self._observed.get(pattern)
-            if observation is not None:
-                self._drop(pattern, observation)
-                given_up.append(observation)
+        given_up = {each: self._observed[each] for each in patterns if each in self}
+        for pattern, observation in given_up.items():
+            self._drop(pattern, observation)
         try:
-            if any(map(is_pattern, patterns)):
+            if any(map(is_pattern, given_up)):
                 await end_of(asyncio.create_task(self._stand_alone()))
         finally:
-            await _end(*given_up)
+            await _end(*given_up.values())
 
     def take_fresh(self) -> list[str]:
         """What was subscribed to late, so that who is there has to be asked; once."""

@@ -180,6 +180,7 @@ class Observer:
 
     def resume(self) -> None:
         """The link is up: everybody has a whole ttl to speak, and is asked to."""
+        self.complete.clear()  # messages may have been missed
         self.observations.resume()
         self.catalogue.forgive(self._clock() + RETURN)
         self.vigil.resume()
@@ -346,7 +347,7 @@ class Observer:
 
     def _forget_half_observed(self, *patterns: str) -> None:
         """Forget what was heard of these before they were refused or given up, if they were."""
-        if not all(map(self.observations.covers, patterns)):
+        if not all(map(self.observations.include, patterns)):
             self._forget_unobserved(*patterns)
 
     def _forget_unobserved(self, *patterns: str) -> None:

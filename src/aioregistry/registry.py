@@ -85,7 +85,6 @@ class _Session:
         return f"{self.rng.getrandbits(60):015x}"  # 16 would take another 16 bytes each
 
     def _on_up(self) -> None:
-        self.lookups.forget()
         self.provider.resume()
         self.observer.resume()
 

@@ -563,8 +563,9 @@ async def test_what_a_pattern_brought_in_comes_without_a_gap(make: MakeRegistry)
 async def test_a_lookup_outlives_the_pattern_that_it_relies_on(make: MakeRegistry) -> None:
     async with make(ttl=3600) as provider, make() as caller:
         await caller.observe(">")
+        before = caller.stats().pings_sent
         lookup = asyncio.create_task(caller.get_service("x", timeout=10))
-        await asyncio.sleep(0.05)
+        await eventually(lambda: caller.stats().pings_sent > before)
         await caller.unobserve(">")
         await provider.register("x", "10.0.0.5:1")
         assert (await lookup).address == "10.0.0.5:1"

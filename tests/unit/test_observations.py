@@ -106,6 +106,11 @@ class Stage:
     def refuse(self, *patterns: str) -> None:
         self.transport.refused = {f"registry.register.{pattern}" for pattern in patterns}
 
+    def refuse_now(self, pattern: str) -> None:
+        """Refuse what was allowed until now."""
+        self.refuse(pattern)
+        self._deny(TransportError("refused", subscriptions=frozenset(self.transport.refused)))
+
     async def look_at_refused(self, *names: str) -> None:
         """Look at names whose refusal is known then."""
         self.refuse(*names)
@@ -125,8 +130,7 @@ async def stage() -> AsyncIterator[Stage]:
 async def test_a_pattern_on_trial_is_not_relied_on(stage: Stage) -> None:
     observations = stage.observations
     await observations.add(">")
-    stage.refuse(">")
-    observations.deny(TransportError("refused", subscriptions=frozenset({"registry.register.>"})))
+    stage.refuse_now(">")
     await observations.retry(refused=True)
     await observations.look_at("orders")
     await stage.link.check(stage.link.begun)
@@ -204,8 +208,7 @@ async def test_a_pattern_that_is_given_up_stays_until_it_is_replaced(stage: Stag
 async def test_what_a_pattern_brings_in_comes_once_though_it_was_refused(stage: Stage) -> None:
     observations = stage.observations
     await observations.add(">")
-    stage.refuse(">")
-    observations.deny(TransportError("refused", subscriptions=frozenset({"registry.register.>"})))
+    stage.refuse_now(">")
     await observations.retry(refused=True)
     await stage.link.check(stage.link.begun)
     await observations.add("a")
@@ -221,8 +224,7 @@ async def test_what_a_pattern_brought_in_is_heard_when_it_is_refused(stage: Stag
     observations = stage.observations
     await observations.add("a")
     await observations.add(">")
-    stage.refuse(">")
-    observations.deny(TransportError("refused", subscriptions=frozenset({"registry.register.>"})))
+    stage.refuse_now(">")
     assert await observations.retry(refused=False) == ["a"]
     await stage.link.check(stage.link.begun)
     assert observations.is_proven("a")
@@ -232,9 +234,8 @@ async def test_what_was_refused_at_once_is_tried_when_the_link_is_back(stage: St
     """Nothing is kept by the transport then, so nothing is restored."""
     observations = stage.observations
     await observations.add("a")
-    stage.refuse("a")
+    stage.refuse_now("a")
     stage.transport.at_once = True
-    observations.deny(TransportError("refused", subscriptions=frozenset({"registry.register.a"})))
     await observations.retry(refused=True)
     stage.refuse()
     async with stage.checking():

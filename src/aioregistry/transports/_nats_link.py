@@ -388,10 +388,10 @@ class Link:
             self._look_for_denial()
         if not answered:
             _fail(callers, f"{self.server} did not answer within {self._patience:g} s")
-            return
-        refused = self._denied.copy()
-        for caller in callers:
-            caller.set_result(refused)
+        elif callers:
+            refused = self._denied.copy()
+            for caller in callers:
+                caller.set_result(refused)
 
     def _judge(self, answered: bool) -> None:  # noqa: FBT001 - the outcome, passed on
         if not answered:
