@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from aioregistry.errors import RegistryError, TransportError
@@ -120,17 +121,19 @@ class Observations:
         A cancellation is let through when what relied on them is in force by itself.
         """
         given_up = {each: self._observed[each] for each in patterns if each in self}
+        unheard = {each for each in self._observed if not self.is_proven(each)}
         for pattern, observation in given_up.items():
             self._drop(pattern, observation)
         try:
             if any(map(is_pattern, given_up)):
-                await end_of(asyncio.create_task(self._stand_alone()))
+                await end_of(asyncio.create_task(self._stand_alone(unheard)))
         finally:
             await _end(*given_up.values())
 
     def take_fresh(self) -> list[str]:
         """What was subscribed to late, so that who is there has to be asked; once."""
-        fresh, self._fresh = list(self._fresh), {}
+        fresh = list(self._fresh)
+        self._fresh.clear()
         return fresh
 
     # ---- what the broker says to them --------------------------------------------------
@@ -166,7 +169,7 @@ class Observations:
             if observation is not None and observation.refusal is not None:
                 self._drop(name, observation)
                 await _end(observation)
-        await self._complete(refused=refused)
+        await self._complete(self._fresh, refused=refused)
         await self._end_what_is_covered()
         return self.take_fresh()
 
@@ -237,23 +240,30 @@ class Observations:
                 self._drop(pattern, self._observed[pattern])
             raise
 
-    async def _stand_alone(self) -> None:
-        """Subscribe to what relied on a pattern that is given up, and wait until it is in force."""
+    async def _stand_alone(self, unheard: AbstractSet[str]) -> None:
+        """Subscribe to what relied on a pattern that is given up, and wait until it is in force.
+
+        Args:
+            unheard: what it had not brought in: only of that it has to be asked who is there.
+        """
+        done: dict[str, None] = {}
         try:
-            await self._complete()
+            await self._complete(done)
         except RegistryError:  # that of the link, or the end of everything
             self._link.retry_soon()
+        finally:
+            self._fresh.update({each: None for each in done if each in unheard})
         asked = [each.asked for each in self._observed.values() if each.complete]
         if asked:
             await self._link.check(max(asked))
 
-    async def _complete(self, *, refused: bool = False) -> None:
-        """Subscribe to what is observed and not subscribed to."""
+    async def _complete(self, done: dict[str, None], *, refused: bool = False) -> None:
+        """Subscribe to what is observed and not subscribed to, and note in `done` what that is."""
         for pattern, observation in tuple(self._observed.items()):
             if pattern in self and (refused or observation.refusal is None):
                 try:
                     if await self._subscribe(pattern):
-                        self._fresh[pattern] = None
+                        done[pattern] = None
                 except TransportError as error:
                     if not error.subjects:
                         raise

@@ -39,11 +39,14 @@ class Refusing(MemoryTransport):
         self.at_once = False
         self.answering = asyncio.Event()
         self.answering.set()
+        self.taking = asyncio.Event()
+        self.taking.set()
         self.asked: list[str] = []
         self._untold: set[str] = set()
 
     async def subscribe(self, pattern: str, handler: Handler) -> Subscription:
         self.asked.append(pattern)
+        await self.taking.wait()
         if self.at_once and pattern in self.refused:
             raise TransportError("refused", subjects=frozenset({pattern}))
         self._untold |= {pattern} & self.refused
@@ -203,6 +206,22 @@ async def test_a_pattern_that_is_given_up_stays_until_it_is_replaced(stage: Stag
     with pytest.raises(asyncio.CancelledError):
         await removing
     assert [await stage.hears(name) for name in ("a", "b")] == [1, 0]
+
+
+async def test_only_what_a_pattern_did_not_bring_in_is_asked_for_when_it_goes(
+    stage: Stage,
+) -> None:
+    stage.transport.taking.clear()
+    looking = asyncio.create_task(stage.observations.look_at("cut.short"))
+    await asyncio.sleep(0)
+    looking.cancel()
+    await asyncio.wait([looking])
+    stage.transport.taking.set()
+    await stage.observations.add("a.>")
+    await stage.observations.add("a.b")
+    await stage.observations.remove("a.>")
+    assert stage.observations.take_fresh() == ["cut.short"]
+    assert await stage.hears("a.b") == 1
 
 
 async def test_what_a_pattern_brings_in_comes_once_though_it_was_refused(stage: Stage) -> None:
