@@ -544,7 +544,7 @@ async def test_observing_by_patterns(make: MakeRegistry) -> None:
 
 
 async def test_what_a_pattern_brought_in_comes_without_a_gap(make: MakeRegistry) -> None:
-    """And once: heartbeats, which would heal it, are too rare here to do so."""
+    """Heartbeats, which would heal a gap, are too rare here to do so."""
     async with make(ttl=3600) as provider, make() as caller:
         registration = await provider.register("x", "10.0.0.5:1")
         await caller.observe("x")
@@ -556,8 +556,6 @@ async def test_what_a_pattern_brought_in_comes_without_a_gap(make: MakeRegistry)
             await caller.unobserve(">")
             await registration.update(version=f"{number}")
             await eventually(lambda: "twice" not in caller.cached("x")[0].version, within=3)
-        sent, received = provider.stats().announcements_sent, caller.stats().announcements_received
-        assert received < sent + 5  # some may have come just when both brought them in
 
 
 async def test_a_lookup_outlives_the_pattern_that_it_relies_on(make: MakeRegistry) -> None:
