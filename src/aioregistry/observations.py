@@ -100,6 +100,8 @@ class Observations:
     async def look_at(self, name: str) -> None:
         """Observe a name because somebody looks it up; a refusal may become known later.
 
+        What is observed anyway stays so, refused or not.
+
         Raises:
             TransportError: the broker refused.
         """
@@ -107,7 +109,10 @@ class Observations:
             if self.is_proven(name):
                 return  # by something wider
             self.looked_up[name] = None
-        await self._subscribe_or_drop(name)
+        if name in self.looked_up:
+            await self._subscribe_or_drop(name)
+        else:
+            await self._subscribe(name)
 
     def keep(self, name: str) -> None:
         """Somebody waits for news of a name: it outlives what brings it in."""
@@ -286,13 +291,16 @@ class Observations:
                 await self._subscribe_or_drop(pattern)
             with contextlib.suppress(TransportError):  # trouble with the link: maybe it is over
                 await self._link.flush()
-            refusals = [each.refusal for each in observations.values() if each.refusal is not None]
+            refusals = {
+                pattern: observation.refusal
+                for pattern, observation in observations.items()
+                if observation.refusal is not None and not self._covered(pattern)
+            }
+            for pattern in refusals:
+                self._drop(pattern, observations[pattern])
+                await _end(observations[pattern])
             if refusals:
-                for pattern, observation in observations.items():
-                    if observation.refusal is not None:
-                        self._drop(pattern, observation)
-                        await _end(observation)
-                raise refusals[0].again()
+                raise next(iter(refusals.values())).again()
 
     async def _end_what_is_covered(self) -> None:
         """End the subscriptions to what would come twice: something wider brings it in, too."""

@@ -262,6 +262,29 @@ async def test_what_was_refused_at_once_is_tried_when_the_link_is_back(stage: St
         await eventually(lambda: observations.is_proven("a"))
 
 
+async def test_a_lookup_that_is_refused_at_once_leaves_what_is_observed(stage: Stage) -> None:
+    observations, transport = stage.observations, stage.transport
+    await observations.add("orders")
+    stage.refuse_now("orders")
+    transport.at_once = True
+    with pytest.raises(TransportError):
+        await observations.look_at("orders")
+    assert "orders" in observations
+    transport.refused.clear()
+    await observations.retry(refused=True)
+    assert await stage.hears("orders") == 1
+
+
+async def test_an_old_refusal_of_what_a_pattern_on_trial_brings_in_is_not_told(
+    stage: Stage,
+) -> None:
+    observations = stage.observations
+    await observations.add("orders")
+    stage.refuse_now("orders")
+    await asyncio.gather(observations.add(">"), observations.add("orders"))
+    assert await stage.hears("orders") == 1
+
+
 async def test_what_fails_for_trouble_with_the_link_is_tried_again_soon(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
