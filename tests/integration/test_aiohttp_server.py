@@ -153,7 +153,7 @@ class TestALife:
             assert (await next_event(watch))[0] is EventType.UNREGISTERED
             async with client.get(f"{url}/none") as response:
                 assert response.headers["Connection"] == "close"
-                assert response.headers["aioregistry-leaving"] == "1"
+                assert response.headers["aioregistry-leaving"] == service.id
             async with client.ws_connect(f"{url}/socket") as websocket:
                 assert await websocket.receive_str(timeout=10) == "hello"
             os.kill(os.getpid(), signal.SIGINT)

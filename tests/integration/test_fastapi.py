@@ -245,7 +245,7 @@ class TestALife:
             assert (await next_event(watch))[0] is EventType.UNREGISTERED
             head = await ask(reader, writer)
             assert "connection: close" in head
-            assert "aioregistry-leaving: 1" in head
+            assert f"aioregistry-leaving: {service.id}" in head
             assert await reader.read() == b""
             writer.close()
             server.force_exit = True

@@ -284,6 +284,67 @@ async def test_what_breaks_off_is_not_repeated_otherwise(
     assert len(asked.received) == 1
 
 
+async def test_what_must_not_be_repeated_is_sent_once_whatever_its_method(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    for each in three:
+        each.behaviour = hang_up
+    integration: Any = __import__(f"aioregistry.integrations.{kind.name}", fromlist=["*"])
+    async with kind.connect(registry) as client:
+        with integration.unrepeatable(), pytest.raises(Exception, match="'orders': tried"):
+            await client.request("GET", ITEMS)
+    assert sum(len(each.received) for each in three) == 1
+
+
+class Body:
+    """A body that fails the first time it is read, with an error of an HTTP client."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+        self.read = 0
+
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
+        self.read += 1
+        yield b"part one"
+        if self.read == 1:
+            raise self._error
+        yield b"part two"
+
+
+@pytest.mark.parametrize("name", ["httpx", "httpx2"])
+@pytest.mark.parametrize("error", ["ConnectError", "ConnectTimeout", "ReadError"])
+async def test_what_a_body_raises_is_the_callers_own(
+    name: str, error: str, registry: Registry, three: list[Instance]
+) -> None:
+    """A proxy may read it from somewhere else with the same library."""
+    own: Exception = getattr(__import__(name), error)("of the caller's own")
+    kind = KINDS[name]
+    async with kind.connect(registry, policy=Policy(failures=1)) as client:
+        for method in ("POST", "PUT"):
+            body = Body(own)
+            with pytest.raises(type(own)) as caught:
+                await client.request(method, ITEMS, data=body)
+            assert (caught.value, body.read) == (own, 1)
+        tags = Counter([(await client.request("GET", ITEMS)).tag for _ in range(30)])
+    assert tags == {"a": 10, "b": 10, "c": 10}
+
+
+async def test_a_registry_that_is_closed_meanwhile_hides_no_error(
+    kind: Kind, world: Registry, broker: MemoryBroker
+) -> None:
+    own = Registry(MemoryTransport(broker), lookup_timeout=0.5)
+
+    async def close_it(_: Received, writer: asyncio.StreamWriter) -> None:
+        await own.aclose()
+        writer.close()
+
+    instance = Instance("x", close_it)
+    async with running(instance), own, kind.connect(own) as client:
+        await only(world, own, instance)
+        with pytest.raises(kind.broken):
+            await client.request("POST", ITEMS)
+
+
 async def test_a_response_that_breaks_off_is_repeated(
     kind: Kind, registry: Registry, three: list[Instance]
 ) -> None:
@@ -484,6 +545,27 @@ async def test_also_where_it_has_been_reached_before(
         assert [len(each.received) for each in (first, other)] == [1, 3]
 
 
+async def test_also_where_its_connections_are_all_in_use(
+    world: Registry, registry: Registry, kind: Kind
+) -> None:
+    async def drip(request: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+        await never(request, writer)
+
+    first, other = Instance("x", drip), Instance("y")
+    async with running(first, other), kind.connect(registry) as client:
+        await only(world, registry, first)
+        be_patient_for_a_second(kind, client)
+        async with client.stream(ITEMS) as body:
+            assert await anext(body) == b"one"
+            first.refuse()
+            await world.register("orders", other.address)
+            await eventually(lambda: len(registry.cached("orders")) == 2)
+            with black_hole(int(first.address.rpartition(":")[2])):
+                for _ in range(2):
+                    assert (await client.request("POST", ITEMS)).tag == "y"
+
+
 def be_patient_for_a_second(kind: Kind, client: Any) -> None:
     if kind.name == "aiohttp":
         client.raw._timeout = __import__("aiohttp").ClientTimeout(total=1)
@@ -567,6 +649,8 @@ async def test_an_instance_of_no_use_is_passed_over(
     "place",
     [
         Service("orders", "a..b:80"),
+        Service("orders", "999.1.1.1:80"),
+        Service("orders", "[1::2::3]:80"),
         Service("orders", url="http://höst.example/"),
         Service("orders", url="http://host/pfäd"),
     ],
@@ -578,6 +662,19 @@ async def test_places_that_make_no_sense_are_passed_over(
     async with kind.connect(registry) as client:
         with pytest.raises(kind.not_connected, match="makes no sense"):
             await client.request("GET", ITEMS)
+
+
+async def test_any_number_of_instances_of_no_use_is_passed_over(
+    kind: Kind, world: Registry, registry: Registry
+) -> None:
+    instance = Instance("x")
+    async with running(instance), kind.connect(registry) as client:
+        for port in range(30):
+            await world.register("orders", url=f"grpc://10.0.0.1:{port + 1}")
+        await world.register("orders", instance.address)
+        await registry.get_services("orders", minimum=31, timeout=5)
+        for _ in range(10):
+            assert (await client.request("GET", ITEMS)).tag == "x"
 
 
 async def test_what_is_meant_to_be_encrypted_never_goes_out_in_the_clear(
@@ -673,9 +770,10 @@ async def test_an_instance_that_says_it_leaves_gets_no_more(
     kind: Kind, registry: Registry, three: list[Instance]
 ) -> None:
     """In its answers, that is: the withdrawal may be late, or never come."""
+    [service] = [each for each in registry.cached("orders") if each.address == three[0].address]
 
     async def leave(_: Received, writer: asyncio.StreamWriter) -> None:
-        lines = ("connection: close", "aioregistry-leaving: 1")
+        lines = ("connection: close", f"aioregistry-leaving: {service.id}")
         writer.write(response(b'{"tag": "a"}', *lines))
         await writer.drain()
         writer.close()
@@ -685,6 +783,20 @@ async def test_an_instance_that_says_it_leaves_gets_no_more(
         tags = Counter([(await client.request("POST", ITEMS)).tag for _ in range(21)])
     assert tags["a"] == 1
     assert abs(tags["b"] - tags["c"]) <= 2  # either may have come before it, and again after it
+
+
+async def test_that_somebody_behind_it_leaves_says_nothing_about_an_instance(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    """A gateway passes on the headers of the answers that it has got."""
+
+    async def pass_on(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(b'{"tag": "a"}', "aioregistry-leaving: of-another"))
+
+    three[0].behaviour = pass_on
+    async with kind.connect(registry) as client:
+        tags = Counter([(await client.request("GET", ITEMS)).tag for _ in range(30)])
+    assert tags == {"a": 10, "b": 10, "c": 10}
 
 
 async def test_closing_the_client_closes_those_to_an_instance_that_has_gone(

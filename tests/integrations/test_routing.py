@@ -42,7 +42,7 @@ class World:
             self.sent[service.address] += 1
             if service.address not in self.broken:
                 if service.address in self.leaving:
-                    call.leaving(service)
+                    call.leaving(service, f"another, {service.id}")
                 call.answered(service, 200)
                 self.answers[service.address] += 1
                 return service.address

@@ -51,16 +51,19 @@ class Connections:
         self._departures = Departures(registry, self.changed)
 
     def lead_to(self, service: Service) -> bool:
-        """Whether there are any to this life of the instance: then it can be reached."""
+        """Whether one to this life of the instance is free: then none has to be made."""
         link = self._links.get(service.key)
         if link is None or link.id != service.id:
             return False
-        return any(not each.is_closing() for each in link.transports)
+        return any(not each.is_closing() for each in link.transports - link.busy)
 
     def fill(self, connector: BaseConnector | None) -> bool:
         """Whether requests have all that the connector may have: then the next one waits."""
-        limit = connector.limit if connector is not None else 0
-        return 0 < limit <= self.requests
+        if connector is None:
+            return False
+        # It does not say how many others have, unless asked like this.
+        in_use = max(self.requests, len(getattr(connector, "_acquired", ())))
+        return 0 < connector.limit <= in_use
 
     def used(self, service: Service, connection: Connection) -> None:
         """A request to the instance got this connection, and has it until it is released."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ssl
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -16,7 +17,7 @@ from yarl import URL
 from aioregistry import RegistryError, Service
 from aioregistry.integrations._aiohttp_connections import Connections, Dispatch
 from aioregistry.integrations._leavers import LEAVING
-from aioregistry.integrations._repeating import is_repeatable
+from aioregistry.integrations._repeating import IDEMPOTENT, is_repeatable
 from aioregistry.integrations._routing import Router
 from aioregistry.integrations._targets import SECURE, Target, Unusable, scheme_for, target_of
 
@@ -75,10 +76,9 @@ class Exchange:
             while True:
                 service = await self._choose()
                 try:
-                    target = target_of(service, self._url.host or "", secure=self._secure)
-                except Unusable as reason:
-                    if not self._call.unusable(service, str(reason)):
-                        raise self._failure() from reason
+                    target = self._target(service)
+                except Unusable:
+                    self._call.unusable(service, self._why_not)
                 else:
                     response = await self._try(service, target)
                     if response is not None:
@@ -95,6 +95,16 @@ class Exchange:
         if service is None:
             raise self._failure() from self._error
         return service
+
+    def _target(self, service: Service) -> Target:
+        return target_of(service, self._url.host or "", secure=self._secure)
+
+    def _why_not(self, service: Service) -> str:
+        try:
+            self._target(service)
+        except Unusable as reason:
+            return str(reason)
+        return ""
 
     async def _try(self, service: Service, target: Target) -> aiohttp.ClientResponse | None:
         """Send it to one instance; None: to another one, please."""
@@ -135,7 +145,7 @@ class Exchange:
                 response.close()
                 raise
         if LEAVING in response.headers:
-            self._call.leaving(service)
+            self._call.leaving(service, response.headers[LEAVING])
         if response.connection is None:
             self._ended(service, response)
         else:
@@ -203,7 +213,7 @@ class Exchange:
     # ---- failures ----------------------------------------------------------------------
 
     def _not_sent(self, service: Service, error: Exception) -> None:
-        if not isinstance(error, aiohttp.ClientConnectionError):
+        if not isinstance(error, aiohttp.ClientConnectionError) or self._is_of_others(error):
             raise error
         if not self._call.not_sent(service, error) or self._time_to_connect() == 0:
             raise self._failure() from error
@@ -215,10 +225,30 @@ class Exchange:
             self._call.broke_off(service, error, blame=not ours)
             raise self._failure() from error
         await self._request.close()  # its body is not being written any more
-        intact = not getattr(self._request.body, "consumed", False)
-        if not self._call.sent(service, error, intact=intact):
+        if not self._call.sent(service, error, intact=self._make_intact()):
             raise self._failure() from error
         self._connecting_since = self._now()
+
+    def _make_intact(self) -> bool:
+        """Prepare the request to be sent again; whether it can be."""
+        request = self._request
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            # A new wait for the server's word: the last one was cancelled.
+            again: Callable[[], object] | None = getattr(request, "update_expect_continue", None)
+            if again is None:
+                return False
+            again()
+        return _can_be_read_again(request.body)
+
+    def _is_of_others(self, error: aiohttp.ClientConnectionError) -> bool:
+        """Whether it was not the instance that could not be connected to.
+
+        What stands after us in the list of middlewares may send requests of its own.
+        """
+        if not isinstance(error, aiohttp.ClientConnectorError) or self._request.proxy is not None:
+            return False
+        url = self._request.url
+        return (error.host, error.port) != (url.raw_host, url.port)
 
     def _failure(self, why: str = "") -> Exception:
         """What the client gets: the kind of the last error, and everything in its text."""
@@ -228,6 +258,8 @@ class Exchange:
         key = self._request.connection_key
         if self._error is None:
             return aiohttp.ClientConnectorError(key, OSError(errno.EHOSTUNREACH, text))
+        if not self._repeatable and _is_started_again(self._request.method, self._error):
+            return aiohttp.ClientConnectionError(text)
         return _restated(self._error, text, key)
 
 
@@ -246,6 +278,25 @@ def _restated(error: Exception, text: str, key: ConnectionKey) -> Exception:
         return type(error)(text)
     error.add_note(text)  # it has a constructor of its own
     return error
+
+
+def _is_started_again(method: str, error: Exception) -> bool:
+    """Whether aiohttp itself starts a request once more that ended with this error."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return False
+    broken = isinstance(error, aiohttp.ClientOSError | aiohttp.ServerDisconnectedError)
+    return broken and method in IDEMPOTENT
+
+
+def _can_be_read_again(body: object) -> bool:
+    """Whether a body that may have been read in part can be sent from its beginning."""
+    if isinstance(body, aiohttp.MultipartWriter) and not all(
+        _can_be_read_again(part) for part, *_ in body
+    ):
+        return False
+    # That an iterator has begun is told by aiohttp 3.14; before, only that it has ended.
+    once = isinstance(body, aiohttp.payload.AsyncIterablePayload)
+    return not once and not getattr(body, "consumed", False)
 
 
 def _is_small(response: aiohttp.ClientResponse) -> bool:

@@ -95,12 +95,11 @@ class _Exchange:
         while True:
             service = await self._choose()
             try:
-                target = target_of(service, self._url.host, secure=self._url.scheme in SECURE)
-            except Unusable as reason:
-                if not self._call.unusable(service, str(reason)):
-                    raise self._failure() from reason
+                target, addressed = self._addressed(service)
+            except Unusable:
+                self._call.unusable(service, self._why_not)
             else:
-                response = await self._try(service, target)
+                response = await self._try(service, target, addressed)
                 if response is not None:
                     self._error = None
                     return response
@@ -114,34 +113,46 @@ class _Exchange:
             raise self._failure() from self._error
         return service
 
-    async def _try(self, service: Service, target: Target) -> Response | None:
+    async def _try(self, service: Service, target: Target, request: Request) -> Response | None:
         """Send it to one instance; None: to another one, please."""
-        sender, httpx = self._sender, self.library.module
+        sender = self._sender
         if target.secure:
             await sender.make.prepare()
-        addressed = self._addressed(target)
         lease = sender.pools.lease(service, secure=target.secure, balancer=sender.router.counting)
         try:
-            response = await lease.transport.handle_async_request(addressed)
+            response = await lease.transport.handle_async_request(request)
             await self._take(response, service, lease)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        except self.library.module.TransportError as error:
             lease.release()
-            self._not_sent(service, error)
+            if error is getattr(self._body, "error", None):
+                raise
+            self._failed(service, error)
             return None
-        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
-            lease.release()
-            self._sent(service, error)
-            return None
-        except httpx.TransportError as error:
-            lease.release()
-            raise self.broke_off(service, error) from error
         except BaseException:
             lease.release()
             raise
         return response
 
-    def _addressed(self, target: Target) -> Request:
-        """The request as the instance gets it."""
+    def _why_not(self, service: Service) -> str:
+        try:
+            self._addressed(service)
+        except Unusable as reason:
+            return str(reason)
+        return ""
+
+    def _addressed(self, service: Service) -> tuple[Target, Request]:
+        """Where the request goes, and the request as the instance gets it.
+
+        Raises:
+            Unusable: the instance cannot take it.
+        """
+        target = target_of(service, self._url.host, secure=self._url.scheme in SECURE)
+        try:
+            return target, self._addressed_to(target)
+        except self.library.module.InvalidURL as error:
+            raise Unusable(f"{service.address or service.url!r} makes no sense: {error}") from None
+
+    def _addressed_to(self, target: Target) -> Request:
         request, url = self._request, self._url
         scheme = scheme_for(url.scheme, secure=target.secure)
         path = url.raw_path
@@ -172,7 +183,7 @@ class _Exchange:
         """Tell of a response, and prepare it for the client."""
         response.extensions["service"] = service
         if LEAVING in response.headers:
-            self._call.leaving(service)
+            self._call.leaving(service, response.headers[LEAVING])
         answered = partial(self._call.answered, service, response.status_code)
         stream: Any = response.stream
         if self._repeatable and _is_small(response):
@@ -190,6 +201,16 @@ class _Exchange:
             )
 
     # ---- failures ----------------------------------------------------------------------
+
+    def _failed(self, service: Service, error: TransportError) -> None:
+        """Note what became of an attempt; returns if there may be another."""
+        httpx = self.library.module
+        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+            self._not_sent(service, error)
+        elif isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError)):
+            self._sent(service, error)
+        else:
+            raise self.broke_off(service, error) from error
 
     def _not_sent(self, service: Service, error: TransportError) -> None:
         self._error = error

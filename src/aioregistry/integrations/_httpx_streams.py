@@ -59,16 +59,22 @@ class BodyStream:
 
     Attributes:
         begun: whether somebody has begun to.
+        error: what it has raised: of the caller's own, whatever kind it is.
     """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self.begun = False
+        self.error: Exception | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         self.begun = True
-        async for chunk in self._stream:
-            yield chunk
+        try:
+            async for chunk in self._stream:
+                yield chunk
+        except Exception as error:
+            self.error = error
+            raise
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from aioregistry import Service
 from aioregistry.integrations.resilience import Incarnation, incarnation
 
-__all__ = ["LEAVING", "Leavers"]
+__all__ = ["LEAVING", "Leavers", "header_of", "is_named"]
 
 LEAVING: Final = "aioregistry-leaving"
-"""The header by which an answer says that its server has withdrawn, and stops soon.
+"""The header by which an answer says that its server has withdrawn, and stops soon: the ids of
+what it had announced.
 
 A second way to hear of it, besides the broker: for callers that hear late, or that the broker
 is away from. Envoy has such a header, too: `x-envoy-immediate-health-check-fail`
 (https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter)."""
+
+
+def header_of(ids: Iterable[str]) -> str:
+    """What a server says in the header that had announced these."""
+    return ", ".join(filter(None, ids))
+
+
+def is_named(service: Service, header: str) -> bool:
+    """Whether the header says that this instance leaves."""
+    return bool(service.id) and service.id in header.split(", ")
 
 
 class Leavers:

@@ -32,6 +32,11 @@ class Guest(Protocol):
     """Somebody for whom a server waits before it stops."""
 
     @property
+    def id(self) -> str:
+        """The id of what it has announced; empty: nothing."""
+        ...
+
+    @property
     def draining(self) -> bool:
         """Whether `drain` has something to wait for."""
         ...

@@ -77,12 +77,18 @@ class Presence:
         self._health = health
         self._registration: Registration | None = None
         self._sent = False
+        self._announced = False
         self._task: asyncio.Task[None] | None = None
 
     @property
     def service(self) -> Service:
         """The service as it is announced, or as it was offered."""
         return self._registration.service if self._registration else self.offer
+
+    @property
+    def id(self) -> str:
+        """The id of what it has announced; empty: nothing."""
+        return self.service.id if self._announced else ""
 
     @property
     def ready(self) -> bool:
@@ -170,6 +176,7 @@ class Presence:
         self.reason = "the broker has not taken the announcement yet"
         self._sent = True  # callers may know it before the broker has confirmed it
         registration = self._registration = await self.registry.register(service)
+        self._announced = True
         self._on_air(registration.service, reason)
         for rival in rivals:
             _warn_of(rival, registration.service)

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
-__all__ = ["is_repeatable", "repeatable", "unrepeatable"]
+__all__ = ["IDEMPOTENT", "is_repeatable", "repeatable", "unrepeatable"]
 
-_IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """The methods that RFC 9110 (section 9.2.2) calls idempotent."""
 
 _KEY: Final = "Idempotency-Key"
@@ -55,4 +55,4 @@ def is_repeatable(method: str, headers: Container[str]) -> bool:
     marked = _marked.get()
     if marked is not None:
         return marked
-    return method in _IDEMPOTENT or _KEY in headers
+    return method in IDEMPOTENT or _KEY in headers

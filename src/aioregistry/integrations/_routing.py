@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from aioregistry import Balancer, LeastPending, Predicate, Registry, RegistryError, Service
-from aioregistry.integrations._leavers import Leavers
+from aioregistry.integrations._leavers import Leavers, is_named
 from aioregistry.integrations.resilience import (
     Attempts,
     Incarnation,
@@ -174,9 +175,16 @@ class Call:
         """
         return self.attempts.patience(left, self._among)
 
-    def unusable(self, service: Service, why: str) -> bool:
-        """Note that the instance cannot take such a request; whether to try another."""
-        return self.attempts.not_sent(service, why)
+    def unusable(self, service: Service, why_not: Callable[[Service], str]) -> None:
+        """Note that the instance cannot take such a request, and which others cannot, either.
+
+        Args:
+            service: the instance.
+            why_not: the reason why one cannot; empty: it can.
+        """
+        for each in {service: None, **dict.fromkeys(self._known())}:
+            if why := why_not(each):
+                self.attempts.unusable(each, why)
 
     def not_sent(self, service: Service, error: BaseException) -> bool:
         """Note that nothing got to the instance; whether to try another."""
@@ -188,9 +196,10 @@ class Call:
         self.failed(service)
         return self.attempts.sent(service, describe(error), self._now(), intact=intact)
 
-    def leaving(self, service: Service) -> None:
-        """Note a response with the header `LEAVING`."""
-        self._named.leavers.add(service)
+    def leaving(self, service: Service, header: str) -> None:
+        """Note what a response says in the header `LEAVING`."""
+        if is_named(service, header):  # a gateway may have passed on that of its own backend
+            self._named.leavers.add(service)
 
     def answered(self, service: Service, status: int) -> None:
         """Note the end of a response that did not break off.
@@ -212,8 +221,13 @@ class Call:
 
     def failed(self, service: Service) -> None:
         """Note a failure of the instance."""
-        known = self._router.registry.cached(self.name, self._router.where)
-        self._named.outliers.failed(service, known, self._now())
+        self._named.outliers.failed(service, self._known(), self._now())
+
+    def _known(self) -> tuple[Service, ...]:
+        try:
+            return self._router.registry.cached(self.name, self._router.where)
+        except RegistryError:  # it was closed meanwhile: what went wrong otherwise says more
+            return ()
 
     def report(self) -> str:
         """What was tried in vain, for the text of an error."""

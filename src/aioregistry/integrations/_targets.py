@@ -116,6 +116,8 @@ def _target(network: str, address: str, url: str, host: str, secure: bool) -> Ta
         parts = _split(url)
         where, port = Service("", address).hostname_port if address else _place(parts)
         where = where.encode("idna").decode()  # as a lookup has it: a name may be none
+        if ":" in where or where.replace(".", "").isdigit():
+            ipaddress.ip_address(where)  # what looks like one and is none is no name, either
     except ValueError:
         raise Unusable(f"{address or url!r} makes no sense") from None
     if not where or parts.path[:1] not in ("", "/"):

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from aioregistry.integrations._address import Endpoint, endpoint_of, name_of
-from aioregistry.integrations._leavers import LEAVING
+from aioregistry.integrations._leavers import LEAVING, header_of
 from aioregistry.integrations._leaving import Guest, until_gone
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ __all__ = ["Uvicorn", "running_server"]
 _POLL: Final = 0.02
 """uvicorn has a flag that says that it serves, and no event: so often it is looked at."""
 
-_LEAVE: Final = ((b"connection", b"close"), (LEAVING.encode(), b"1"))
+_CLOSE: Final = (b"connection", b"close")
 """With this, a client does not send its next request over the same connection. (Over HTTP/2,
 where `Connection` is not allowed, uvicorn leaves it out.)"""
 
@@ -140,9 +140,10 @@ class _Farewell:
         await self._stop(sockets=sockets)
 
     def _ask_to_leave(self) -> None:
+        leaving = header_of(guest.id for guest in self.guests)
         # In place: the requests that are under way refer to this list. Nothing else changes
         # it any more, since the loop that does so every second has ended.
-        self._server.server_state.default_headers.extend(_LEAVE)
+        self._server.server_state.default_headers += [_CLOSE, (LEAVING.encode(), leaving.encode())]
 
     async def _unless_in_a_hurry(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

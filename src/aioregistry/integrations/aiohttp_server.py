@@ -34,7 +34,7 @@ from aioregistry import (
 )
 from aioregistry.integrations._address import Endpoint, endpoint_of, is_complete, name_of
 from aioregistry.integrations._extras import missing
-from aioregistry.integrations._leavers import LEAVING
+from aioregistry.integrations._leavers import LEAVING, header_of
 from aioregistry.integrations._leaving import until_gone
 from aioregistry.integrations._logs import log
 from aioregistry.integrations._presence import (
@@ -109,7 +109,7 @@ class _Stage:
         if self._leaving and not isinstance(response, web.WebSocketResponse):
             response.force_close()
             response.headers["Connection"] = "close"
-            response.headers[LEAVING] = "1"
+            response.headers[LEAVING] = header_of(presence.id for presence in self.presences)
 
 
 _stage: ContextVar[_Stage | None] = ContextVar("stage", default=None)

@@ -42,13 +42,23 @@ class Attempts:
         repeatable: whether the request may be sent more than once.
     """
 
-    __slots__ = ("_again", "_budget", "_policy", "_repeatable", "_sent", "_tried", "failures")
+    __slots__ = (
+        "_again",
+        "_budget",
+        "_policy",
+        "_repeatable",
+        "_sent",
+        "_tried",
+        "_unreachable",
+        "failures",
+    )
 
     def __init__(self, policy: Policy, budget: RetryBudget, *, repeatable: bool) -> None:
         self._policy = policy
         self._budget = budget
         self._repeatable = repeatable
         self._sent = 0
+        self._unreachable = 0
         self._tried: dict[Incarnation, bool] = {}  # whether it can be reached
         self._again = False
         self.failures: list[str] = []
@@ -62,8 +72,15 @@ class Attempts:
         """
         self._tried[incarnation(service)] = False
         self._again = False
+        self._unreachable += 1
         self.note(service, why)
-        return len(self._tried) < _MAX_INSTANCES
+        return self._unreachable < _MAX_INSTANCES
+
+    def unusable(self, service: Service, why: str) -> None:
+        """Note that the instance cannot take such a request: it is none of those to try."""
+        self._tried[incarnation(service)] = False
+        if len(self.failures) < _MAX_INSTANCES:
+            self.note(service, why)
 
     def sent(self, service: Service, why: str, now: float, *, intact: bool = True) -> bool:
         """Note that the request was sent, at least in part, and got no answer.
