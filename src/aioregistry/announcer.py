@@ -44,6 +44,8 @@ class Announced(msgspec.Struct, gc=False, eq=False):
         due: when it is announced next, on the caller's monotonic clock, in seconds.
         seq: the version of its content.
         sent: when it was announced last.
+        asking: how many calls that announce it are under way.
+        kept: whether one has succeeded: then it stays when others are cancelled or fail.
     """
 
     service: Service
@@ -51,6 +53,8 @@ class Announced(msgspec.Struct, gc=False, eq=False):
     due: float
     seq: int = 1
     sent: float = _NEVER
+    asking: int = 0
+    kept: bool = False
 
     def __lt__(self, other: Announced) -> bool:
         return self.order < other.order
@@ -157,6 +161,12 @@ class Announcer:
         for announced in said:
             self._queue_earlier(announced, now)
         return bool(said)
+
+    def renew(self, now: float) -> None:
+        """Announce everything again, each as another version of itself."""
+        for announced in self._announced.values():
+            announced.seq += 1
+            self._queue(announced, now)
 
     def announce_all(self, now: float, spread: float = 0.0) -> None:
         """Announce everything again, within `spread` seconds."""

@@ -12,7 +12,8 @@ from __future__ import annotations
 import contextlib
 import heapq
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+import weakref
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple
 
@@ -91,19 +92,20 @@ class Question(NamedTuple):
 class Selection:
     """The instances of one name that one predicate lets through.
 
-    The object stays while its content changes, so a balancer can take it for the `scope` of
-    what it remembers.
+    The object stays while its content changes, until the predicate was not used for a while.
 
     Attributes:
+        scope: stands for it in what a balancer remembers, and does not keep it.
         services: all of them.
         trusted: those to choose from: without the ones whose nodes are in doubt, as long as
             half of them remain (Envoy's panic threshold): with fewer than that, the doubt is
             more likely to be wrong than they are gone, or the rest would be overrun.
     """
 
-    __slots__ = ("__weakref__", "services", "stale", "trusted", "used")
+    __slots__ = ("__weakref__", "scope", "services", "stale", "trusted", "used")
 
     def __init__(self) -> None:
+        self.scope: Hashable = weakref.ref(self)
         self.services: tuple[Service, ...] = ()
         self.trusted: tuple[Service, ...] = ()
         self.stale = True
@@ -311,10 +313,10 @@ class Catalogue:
         """Give every instance a whole ttl from `now`, as after an outage of the broker."""
         self._floor = now
 
-    def forget(self, wanted: Callable[[str], bool]) -> list[ServiceEvent]:
-        """Remove every instance whose name is no longer `wanted`."""
-        names = [name for name in self._views if not wanted(name)]
-        entries = [entry for name in names for entry in self._views[name].entries.values()]
+    def forget(self, names: Iterable[str]) -> list[ServiceEvent]:
+        """Remove every instance of these names."""
+        views = [view for name in names if (view := self._views.get(name)) is not None]
+        entries = [entry for view in views for entry in view.entries.values()]
         return [self._remove(entry, EventType.UNREGISTERED) for entry in entries]
 
     def clear(self) -> None:
@@ -468,6 +470,8 @@ class Catalogue:
                 return (
                     None if service is None else self._replace(view, entry, service, message, now)
                 )
+            if message.seq:
+                self._heard_from(view, entry, self._node_of(message))
             entry.seq = message.seq
         entry.heard = now
         if message.seq == entry.seq and message.duration != entry.duration:
@@ -498,10 +502,21 @@ class Catalogue:
         ):
             self.refused += 1
             return None
+        message.node = self._node_of(message)
+        return service
+
+    def _node_of(self, message: Announcement) -> str:
+        """The node that a message names; empty: none that could be asked for."""
         node = message.node
         if node not in self._nodes and (len(node) > MAX_ID or "." in node or not is_name(node)):
-            message.node = ""
-        return service
+            return ""
+        return node
+
+    def _heard_from(self, view: _View, entry: _Entry, node: str) -> None:
+        """The instance says by which node it is announced, or that none may be asked for."""
+        if node != entry.node:
+            self._move(entry, node)
+            view.changed()
 
     def _note(self, entry: _Entry, message: Announcement, now: float) -> None:
         """Note what the message says apart from the content."""

@@ -16,6 +16,7 @@ import socket
 from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple, Protocol, TypeVar, runtime_checkable
+from weakref import ReferenceType
 
 import msgspec
 
@@ -50,6 +51,7 @@ _CRITICAL: Final = Status.CRITICAL
 
 # A program asks a handful of questions; this only bounds one that makes them up as it goes.
 _MAX_SCOPES: Final = 4096
+_FEW_SCOPES: Final = 64
 
 _MAX_WEIGHT: Final = 1e100
 
@@ -541,7 +543,16 @@ def _incarnation(service: Service) -> tuple[str, str, str]:
 
 
 def _remember(table: dict[Hashable, _V], scope: Hashable, value: _V) -> None:
-    """Keep the value for the scope; forget the oldest scope where there are too many."""
-    if len(table) >= _MAX_SCOPES and scope not in table:
-        del table[next(iter(table))]
+    """Keep the value for the scope; forget scopes that are over, and the oldest of too many."""
+    if scope not in table:
+        size = len(table)
+        if size >= _FEW_SCOPES and not size & (size - 1):  # seldom enough for a look at them all
+            for over in filter(_is_over, tuple(table)):
+                del table[over]
+        if len(table) >= _MAX_SCOPES:
+            del table[next(iter(table))]
     table[scope] = value
+
+
+def _is_over(scope: Hashable) -> bool:
+    return isinstance(scope, ReferenceType) and scope() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 from aioregistry.errors import RegistryClosed
@@ -30,6 +31,7 @@ async def connect(target: str | Transport | None = None, **options: Any) -> Regi
         RegistryClosed: `close_default` was called meanwhile.
         ValueError: an option makes no sense, or a later call asks for something else than
             the first one did.
+        RuntimeError: it lives in another event loop, in another thread.
     """
     global _starting, _asked_for  # noqa: PLW0603 - one per process is what this module is for
     current = _starting
@@ -39,6 +41,11 @@ async def connect(target: str | Transport | None = None, **options: Any) -> Regi
         registry = Registry(target, **options)
         current = _starting = asyncio.create_task(_start(registry), name="aioregistry.connect")
         _asked_for = (target, options)
+    elif current.get_loop() is not asyncio.get_running_loop():
+        raise RuntimeError(
+            "the registry of this process lives in another event loop;"
+            " make a Registry of your own for this one"
+        )
     elif (target is not None or options) and (target, options) != _asked_for:
         raise ValueError(
             "the registry of this process was made already, with another target or options;"
@@ -79,6 +86,16 @@ async def close_default() -> None:
         await asyncio.wait([current])
     if not current.cancelled() and current.exception() is None:
         await current.result().aclose()
+
+
+def _forget() -> None:
+    """In a process that was forked: it has a registry of its own, or none."""
+    global _starting  # noqa: PLW0603 - as above
+    _starting = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 async def _start(registry: Registry) -> Registry:

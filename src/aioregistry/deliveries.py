@@ -15,15 +15,17 @@ class Delivery:
 
     Attributes:
         announced: the service.
+        seq: the version of its content that the message has to have, or a later one.
         patient: whether to go on waiting while there is no broker.
         subject: where the message went, once it was sent.
         done: succeeds when the broker has taken it.
     """
 
-    __slots__ = ("announced", "done", "patient", "subject")
+    __slots__ = ("announced", "done", "patient", "seq", "subject")
 
     def __init__(self, announced: Announced, *, patient: bool) -> None:
         self.announced = announced
+        self.seq = announced.seq
         self.patient = patient
         self.subject = ""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -58,13 +60,29 @@ class Deliveries:
         self._unsent.setdefault(announced, []).append(delivery)
         return delivery
 
-    def sent(self, announced: Announced, subject: str) -> bool:
-        """A message about a service was sent; returns whether anybody waits for it."""
-        deliveries = self._unsent.pop(announced, [])
+    def sent(self, announced: Announced, seq: int, subject: str) -> bool:
+        """A message about a service was sent; returns whether anybody waits for it.
+
+        Args:
+            announced: the service.
+            seq: the version that was sent: who asked for a later one meanwhile goes on waiting.
+            subject: where it went.
+        """
+        waiting = self._unsent.pop(announced, [])
+        if not waiting:
+            return False
+        deliveries = [delivery for delivery in waiting if delivery.seq <= seq]
         for delivery in deliveries:
             delivery.subject = subject
         self._unconfirmed += deliveries
+        if len(deliveries) < len(waiting):
+            self._unsent[announced] = [delivery for delivery in waiting if delivery.seq > seq]
         return bool(deliveries)
+
+    def settle(self, announced: Announced) -> None:
+        """No message about a service is needed any more."""
+        for delivery in self._unsent.pop(announced, []):
+            delivery.succeed()
 
     def refused(self, announced: Announced, error: TransportError) -> bool:
         """A message about a service is not taken; returns whether anybody learns of it."""

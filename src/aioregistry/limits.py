@@ -8,7 +8,7 @@ from typing import Final, cast
 from urllib.parse import urlsplit
 
 from aioregistry.errors import InvalidService
-from aioregistry.service import Service, split_address
+from aioregistry.service import Service, Status, split_address
 
 __all__ = [
     "EVERYBODY",
@@ -128,6 +128,24 @@ def check_service(service: Service, *, key: tuple[str, str] | None = None) -> No
     _check_address(service)
     _check_url(service)
     _check_metadata(service)
+    if not isinstance(cast("object", service.status), Status):
+        raise InvalidService(
+            f"status of {service.name!r} must be a Status such as Status.PASSING,"
+            f" not {service.status!r}"
+        )
+
+
+def status_of(given: Status | str) -> Status:
+    """The status that is meant.
+
+    Raises:
+        InvalidService: there is none of that name.
+    """
+    try:
+        return Status(given)
+    except ValueError:
+        known = ", ".join(repr(each.value) for each in Status)
+        raise InvalidService(f"status must be one of {known}, not {given!r}") from None
 
 
 def characters(metadata: Mapping[str, str]) -> int:
@@ -140,10 +158,10 @@ def texts_fit(service: Service) -> bool:
 
     Its address may be unusual.
     """
-    texts = service.address + service.network + service.url + service.version
-    if _UNPRINTABLE.search(texts) is not None:
+    texts = service.address + service.network + service.url + service.version + service.host
+    if _UNPRINTABLE.search(texts + service.id) is not None:
         return False
-    if _WIDEST * (len(texts) + len(service.host)) <= MAX_FIELD_BYTES:
+    if _WIDEST * len(texts) <= MAX_FIELD_BYTES:
         return True  # none can be too long: nearly always, and cheaper than asking each
     each = (service.address, service.network, service.url, service.version, service.host)
     return all(_size(text) <= MAX_FIELD_BYTES for text in each)
@@ -173,6 +191,7 @@ def _is_plain(service: Service) -> bool:
             and len(service.metadata) <= MAX_METADATA_ENTRIES
             and len(pairs.encode()) <= MAX_METADATA_BYTES
             and is_name(service.name)
+            and type(service.status) is Status
         )
     except (TypeError, AttributeError, UnicodeEncodeError):  # the long look says what is wrong
         return False

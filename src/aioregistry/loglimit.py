@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["LogLimiter", "listed"]
+__all__ = ["LogLimiter", "listed", "printable"]
 
 PERIOD: Final = 60.0
 MAX_LINES: Final = 30
@@ -44,6 +44,11 @@ class LogLimiter:
             return
         self._seen.add(source)
         self._logger.warning(message, *args)
+
+
+def printable(text: str) -> str:
+    """A text of somebody else's, escaped if it could be taken for a line of the log of its own."""
+    return text if text.isprintable() else repr(text)
 
 
 def listed(texts: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from aioregistry.catalogue import Selection
-from aioregistry.choosing import Predicate
+from aioregistry.choosing import Predicate, not_critical
 from aioregistry.errors import ServiceNotFound, TransportError
 from aioregistry.inquiry import Inquiry
 from aioregistry.link import Link
@@ -109,17 +109,17 @@ class Lookups:
                 if not services:
                     self._check_allowed(inquiry)
                 now, quiet_at = self._clock(), inquiry.quiet_at
-                if now >= until or self._hopeless(inquiry, wait=wait):
-                    break
+                quiet = quiet_at is not None and now >= quiet_at
                 waiting = wait and len(services) < minimum
-                if quiet_at is not None and now >= quiet_at and not waiting:
+                if now >= until or self._hopeless(inquiry, wait=wait) or (quiet and not waiting):
                     break
                 await inquiry.news(until if quiet_at is None or waiting else min(until, quiet_at))
             if not services:
                 await self._make_sure(name, inquiry, until)
         if not services and not self._link.connected and not self._catalogue.services(name):
             raise self._link.error()
-        if self._link.connected:
+        # Who was in a hurry has not heard everybody.
+        if self._link.connected and (quiet or inquiry.nobody or timeout >= self._patience):
             self._remember(name)
         return services
 
@@ -171,8 +171,8 @@ class Lookups:
             return ServiceNotFound(
                 f"no instance of {name!r} is known, nobody answered in {timeout:g} s"
             )
-        statuses = {service.status.value for service in known}
-        detail = f"all {statuses.pop()}" if len(statuses) == 1 else f"none matches {where!r}"
+        critical = where is not_critical and not any(map(where, known))
+        detail = "all critical" if critical else f"none matches {where!r}"
         many = "instance" if len(known) == 1 else "instances"
         return ServiceNotFound(f"{len(known)} {many} of {name!r} known, {detail}")
 

@@ -126,11 +126,12 @@ class Observations:
         A cancellation is let through when what relied on them is in force by itself.
         """
         given_up = {each: self._observed[each] for each in patterns if each in self}
-        unheard = {each for each in self._observed if not self.is_proven(each)}
+        wider = any(map(is_pattern, given_up))
+        unheard = {each for each in self._observed if wider and not self.is_proven(each)}
         for pattern, observation in given_up.items():
             self._drop(pattern, observation)
         try:
-            if any(map(is_pattern, given_up)):
+            if wider:
                 await end_of(asyncio.create_task(self._stand_alone(unheard)))
         finally:
             await _end(*given_up.values())

@@ -17,7 +17,7 @@ from aioregistry.choosing import Predicate
 from aioregistry.errors import TransportError
 from aioregistry.inquiry import Inquiries
 from aioregistry.link import Link
-from aioregistry.loglimit import LogLimiter
+from aioregistry.loglimit import LogLimiter, printable
 from aioregistry.observations import Observations
 from aioregistry.service import Service, ServiceEvent
 from aioregistry.settings import Settings
@@ -283,7 +283,7 @@ class Observer:
             " (id %s); callers see one instance that keeps restarting: stop one, or give each"
             " its own address",
             *(own.name, place, own.host, own.id),
-            *(message.host[:200] or "unknown", message.id[:64] or "none"),
+            *(printable(message.host[:200]) or "unknown", printable(message.id[:64]) or "none"),
         )
 
     def _on_withdrawal(self, subject: str, payload: bytes) -> None:
@@ -356,7 +356,9 @@ class Observer:
             self.complete.clear()
         for name in patterns:
             self.complete.pop(name, None)
-        self._publish_removals(self.catalogue.forget(self.observations.include))
+        concerned = self.catalogue.names if any(map(is_pattern, patterns)) else patterns
+        gone = {name: None for name in concerned if not self.observations.include(name)}
+        self._publish_removals(self.catalogue.forget(gone))
 
     async def _give_up_idle(self) -> None:
         """Let go of names that were looked up, are not provided, and are too many."""

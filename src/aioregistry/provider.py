@@ -14,6 +14,8 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Final
 
+import msgspec
+
 from aioregistry import wire
 from aioregistry.alarm import Alarm
 from aioregistry.announcer import Announced, Announcer
@@ -97,6 +99,8 @@ class Provider:
         self._deliveries = Deliveries()
         self._ears = Ears(link, self._subjects, node, self._on_ping)
         self._sending = asyncio.Lock()
+        self._said = node
+        self._end: RegistryError | None = None
 
     # ---- what callers ask for ----------------------------------------------------------
 
@@ -119,7 +123,10 @@ class Provider:
 
         Raises:
             NotRegistered: there is none, or there are several.
+            RegistryError: the registry is closed.
         """
+        if self._end is not None:
+            raise self._end
         if isinstance(service, Service):
             name, place = service.key
             found = self.current(service.key)
@@ -154,6 +161,7 @@ class Provider:
         before = self._announcer.get(service.key)
         old = before.service if before else None
         announced = self._announcer.announce(service, self._clock())
+        announced.asking += 1
         self._ears.open(service.name)
         delivery: Delivery | None = None
         if wait and (patient or self._link.connected):
@@ -165,9 +173,13 @@ class Provider:
             if delivery is not None:
                 await delivery.done
         except BaseException:
-            if announced.service is service:  # and nobody has changed it again meanwhile
-                self._take_back(announced, old)
+            announced.asking -= 1
+            if delivery is not None:
+                delivery.done.cancel()
+            self._take_back(announced, old, service)
             raise
+        announced.asking -= 1
+        announced.kept = True
 
     async def withdraw(self, *keys: _Key) -> None:
         """Withdraw services, and wait until the broker has taken it, if there is one.
@@ -184,24 +196,23 @@ class Provider:
             async with self._sending:
                 with contextlib.suppress(TransportError):  # the sender tries again
                     await self._send_withdrawals()
-        for delivery in deliveries:
-            await delivery.done
+        # All at once: each that fails has somebody who hears of it.
+        await asyncio.gather(*(delivery.done for delivery in deliveries))
 
     async def farewell(self) -> None:
-        """Withdraw everything and wait until the broker has taken it.
-
-        For the end: no other task may be sending any longer.
-        """
+        """Withdraw everything and wait until the broker has taken it."""
         for service in self.services:
             self._withdraw(service.key)
         if self._withdrawals and self._link.connected:
-            for withdrawal in self._withdrawals:
-                withdrawal.due = self._clock()
-            await self._send_withdrawals()
+            async with self._sending:
+                for withdrawal in self._withdrawals:
+                    withdrawal.due = self._clock()
+                await self._send_withdrawals()
             await self._link.flush()
 
     def close(self, error: RegistryError) -> None:
         """Tell whoever still waits for the broker why nothing more will come of it."""
+        self._end = error
         self._deliveries.give_up(error)
 
     # ---- what the link reports ---------------------------------------------------------
@@ -223,6 +234,7 @@ class Provider:
         """The broker refuses the subjects of the error: tell those who wait for them."""
         self._deliveries.deny(error)
         self._ears.deny(error)
+        self._say_who()
 
     async def retry(self) -> None:
         """Listen again to what was refused: perhaps it is allowed by now.
@@ -232,6 +244,7 @@ class Provider:
         """
         async with self._sending:
             await self._ears.retry()
+            self._say_who()
             await self._listen()
 
     # ---- the two tasks -----------------------------------------------------------------
@@ -290,14 +303,25 @@ class Provider:
         withdrawal = min(withdrawal.due for withdrawal in self._withdrawals)
         return withdrawal if heartbeat is None else min(heartbeat, withdrawal)
 
-    def _take_back(self, announced: Announced, old: Service | None) -> None:
-        """Undo an announcement that its caller does not know to have succeeded."""
-        if self._announcer.get(announced.service.key) is not announced:
+    def _say_who(self) -> None:
+        """If another node is announced than before: under the same numbers nobody would look."""
+        if self._said != self._ears.node:
+            self._said = self._ears.node
+            self._announcer.renew(self._clock())
+            self._alarm.wake()
+
+    def _take_back(self, announced: Announced, old: Service | None, new: Service) -> None:
+        """Undo an announcement that its caller does not know to have succeeded.
+
+        What others have changed meanwhile stays, and so does the service if one of them goes on.
+        """
+        key = new.key
+        if self._announcer.get(key) is not announced:
             return
-        if old is None:
-            self._withdraw(announced.service.key)
-        else:
-            self._announcer.announce(old, self._clock())
+        if not (announced.kept or announced.asking):
+            self._withdraw(key)
+        elif old is not None:
+            self._announcer.announce(_without(announced.service, old, new), self._clock())
             self._alarm.wake()
 
     async def _announce_at_once(self, announced: Announced) -> None:
@@ -315,8 +339,13 @@ class Provider:
                     self._link.transport.ordered or self._confirm.is_set()
                 ):
                     await self._listen()
-                await self._publish_announcement(announced)
+                # Before it is sent: a change that comes while that takes its time is due at once.
                 self._announcer.sent(announced, self._clock())
+                try:
+                    await self._publish_announcement(announced)
+                except TransportError:
+                    self._announcer.postpone(announced, self._clock())
+                    raise
 
     async def _send_due(self) -> None:
         async with self._sending:
@@ -354,13 +383,14 @@ class Provider:
             # Said again, it must not hit a successor: peers without ids remove by address.
             if withdrawal.said and self._announcer.get(withdrawal.announced.service.key):
                 withdrawal.repeats = 0
+                self._deliveries.settle(withdrawal.announced)
             else:
                 await self._publish_withdrawal(withdrawal)
             if withdrawal.repeats:
                 withdrawal.repeats -= 1
                 withdrawal.due = now + _REPEAT_AFTER
             else:
-                del self._withdrawals[withdrawal]
+                self._withdrawals.pop(withdrawal, None)
 
     async def _publish_withdrawal(self, withdrawal: _Withdrawal) -> None:
         announced = withdrawal.announced
@@ -379,6 +409,7 @@ class Provider:
         self.announced += 1
 
     async def _publish(self, announced: Announced, subject: str, payload: bytes) -> None:
+        seq = announced.seq
         try:
             await self._link.transport.publish(subject, payload)
         except TransportError as error:
@@ -388,7 +419,7 @@ class Provider:
             if not self._deliveries.refused(announced, error):
                 _logger.error("the broker refuses %s: %s", subject, error)  # noqa: TRY400 - no trace needed
         else:
-            if self._deliveries.sent(announced, subject) or not self._ears.hears(
+            if self._deliveries.sent(announced, seq, subject) or not self._ears.hears(
                 announced.service.name
             ):
                 self._confirm.set()
@@ -437,3 +468,13 @@ class Provider:
         else:
             self._announcer.answer(name, wire.decode_ping(payload), now)
         self._alarm.wake_for(self._announcer.next_deadline())
+
+
+def _without(current: Service, old: Service, new: Service) -> Service:
+    """A service without the change from `old` to `new`, as far as it is still as in `new`."""
+    undone = {
+        field: getattr(old, field)
+        for field in Service.__struct_fields__
+        if getattr(old, field) != getattr(new, field) == getattr(current, field)
+    }
+    return msgspec.structs.replace(current, **undone)

@@ -7,7 +7,8 @@ from typing import Any, Protocol, Self
 
 import msgspec
 
-from aioregistry.limits import check_service
+from aioregistry.errors import NotRegistered
+from aioregistry.limits import check_service, status_of
 from aioregistry.service import Service, Status, freeze
 
 __all__ = ["Announces", "Registration"]
@@ -82,13 +83,19 @@ class Registration:
 
         Raises:
             NotRegistered: the service was unregistered.
+            RegistryClosed: the registry is closed.
             InvalidService: a value makes no sense.
             TransportError: the broker refused the announcement.
         """
         current = self._provider.find(self._service)
+        if current.id != self._service.id:
+            raise NotRegistered(
+                f"this registration of {current.name!r} at {current.key[1]!r} was unregistered;"
+                " what is registered there now has another handle"
+            )
         given: dict[str, Any] = {
-            "status": None if status is None else Status(status),
-            "metadata": None if metadata is None else freeze(metadata),
+            "status": None if status is None else status_of(status),
+            "metadata": metadata,
             "version": version,
             "host": host,
             "network": network,
@@ -97,6 +104,7 @@ class Registration:
         changes = {field: value for field, value in given.items() if value is not None}
         changed = msgspec.structs.replace(current, **changes)
         check_service(changed, key=current.key)
+        changed = msgspec.structs.replace(changed, metadata=freeze(changed.metadata))
         await self._provider.announce(changed, wait=True, patient=False)
         self._service = changed
 

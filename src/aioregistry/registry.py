@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Self, cast
 
@@ -20,7 +22,7 @@ import msgspec
 from aioregistry.catalogue import Selection
 from aioregistry.choosing import Balancer, Predicate, RoundRobin, not_critical
 from aioregistry.errors import RegistryClosed, RegistryError, TransportError
-from aioregistry.limits import check_name, check_pattern, check_service
+from aioregistry.limits import check_name, check_pattern, check_service, status_of
 from aioregistry.link import Link, end_of
 from aioregistry.lookup import Lookups
 from aioregistry.observer import Observer
@@ -80,6 +82,13 @@ class _Session:
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.failure: RegistryError | None = None
 
+    def disown(self) -> None:
+        """It belongs to another process, and so does its connection."""
+        self.failure = RegistryClosed(
+            "this registry belongs to the process that this one was forked from; make another"
+        )
+        self.observer.catalogue.clear()
+
     def new_id(self) -> str:
         """A random name, for a node or an incarnation."""
         return f"{self.rng.getrandbits(60):015x}"  # 16 would take another 16 bytes each
@@ -100,6 +109,24 @@ class _Session:
         await self.observer.retry(refused=refused)
         if refused:
             await self.provider.retry()
+
+
+_sessions: Final[weakref.WeakSet[_Session]] = weakref.WeakSet()
+_disowned: Final[list[_Session]] = []
+"""Those of the process that this one was forked from. Kept, so that nothing of them is ever
+finalized here: their connections go on there."""
+
+
+def _disown() -> None:
+    """In a process that was forked: what its parent has started is of no use here."""
+    for session in tuple(_sessions):
+        session.disown()
+        _disowned.append(session)
+    _sessions.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown)
 
 
 class Registry:
@@ -205,12 +232,15 @@ class Registry:
         if self._task is not None:
             raise RuntimeError("this registry was started already")
         session = self._session = _Session(self._transport, self._settings)
+        _sessions.add(session)
         self._task = asyncio.create_task(self._run(session), name="aioregistry")
         try:
             await asyncio.shield(session.ready)
         except BaseException:
             await self.aclose()
             raise
+        if self._closed:
+            raise RegistryClosed("closed while starting")
 
     async def aclose(self) -> None:
         """Withdraw everything that was registered here, and close.
@@ -220,13 +250,12 @@ class Registry:
         """
         self._closed = True
         session, task = self._session, self._task
+        if session in _disowned:
+            return
         if session is None or task is None:
             await self._transport.aclose()
             return
-        if session.ready.done():
-            session.stop.set()
-        else:
-            task.cancel()
+        session.stop.set()
         await end_of(task)
 
     async def drain(self, delay: float) -> None:
@@ -295,7 +324,7 @@ class Registry:
                 "version": version,
                 "host": host,
                 "metadata": metadata,
-                "status": None if status is None else Status(status),
+                "status": None if status is None else status_of(status),
             }
             changes = {field: value for field, value in given.items() if value}
             base = msgspec.structs.replace(base, **changes)
@@ -394,7 +423,7 @@ class Registry:
             )
         if balancer is None:
             balancer = self._balancer
-        return balancer.choose(selection.trusted, selection)
+        return balancer.choose(selection.trusted, selection.scope)
 
     async def get_services(
         self,
@@ -520,8 +549,8 @@ class Registry:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed: it cannot be used any longer."""
-        return self._closed
+        """Whether it is of no more use: it was closed, or its background work has failed."""
+        return self._closed or (self._session is not None and self._session.failure is not None)
 
     @property
     def connected(self) -> bool:
@@ -614,11 +643,12 @@ class Registry:
         """All background work, from the connecting to the last farewell."""
         patience = self._settings.connect_timeout
         try:
-            if patience is not None:
-                await session.link.open(patience)
             async with anyio.create_task_group() as group:
+                group.start_soon(_heed, session.stop, group.cancel_scope)
                 if patience is None:
                     group.start_soon(session.link.open, None)
+                else:
+                    await session.link.open(patience)
                 group.start_soon(session.link.check_forever)
                 group.start_soon(session.provider.send_forever)
                 group.start_soon(session.provider.confirm_forever)
@@ -627,32 +657,39 @@ class Registry:
                 group.start_soon(session.observer.vigil.run_forever)
                 self._select = session.observer.catalogue.select
                 session.ready.set_result(None)
-                await session.stop.wait()
-                group.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001 - handed to whoever uses the registry
             session.failure = _cause(error)
+        except asyncio.CancelledError:
+            session.failure = RegistryClosed("the background work of this registry was cancelled")
+            raise
         finally:
             await self._close(session)
 
     async def _close(self, session: _Session) -> None:
         self._select = _select_nothing
         with anyio.CancelScope(shield=True):
-            with anyio.move_on_after(_FAREWELL):
-                try:
+            try:
+                with anyio.move_on_after(_FAREWELL):
                     await session.provider.farewell()
-                except TransportError as error:
-                    if error.messages or not error.subjects:
-                        _logger.warning("withdrawals may be lost: %s", error)
-            end = session.failure or RegistryClosed("the registry was closed")
-            session.link.close(end)
-            session.provider.close(end)
-            session.observer.close(session.failure)
-            await self._transport.aclose()
+            except TransportError as error:
+                if error.messages or not error.subjects:
+                    _logger.warning("withdrawals may be lost: %s", error)
+            finally:
+                end = session.failure or RegistryClosed("the registry was closed")
+                session.link.close(end)
+                session.provider.close(end)
+                session.observer.close(session.failure)
+                await self._transport.aclose()
         if not session.ready.done():
             session.ready.set_exception(session.failure or RegistryClosed("closed while starting"))
             session.ready.exception()  # whoever started it may have been cancelled
-        elif session.failure is not None:
+        elif session.failure is not None and not isinstance(session.failure, RegistryClosed):
             _logger.error("the registry ended: %s", session.failure)
+
+
+async def _heed(stop: asyncio.Event, scope: anyio.CancelScope) -> None:
+    await stop.wait()
+    scope.cancel()
 
 
 _NOTHING: Final = Selection()

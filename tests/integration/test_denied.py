@@ -190,6 +190,25 @@ async def test_who_may_not_be_asked_whether_it_lives_is_not_taken_for_dead(
         assert provider.stats().denied
 
 
+async def test_who_may_not_be_asked_any_longer_is_not_taken_for_dead(
+    broker: BrokerWithUsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vigil, "RECONNECTED", 0.2)
+    whole = templates(broker.scheme)["provider"]
+    await broker.admit({"app": whole})
+    async with Stage(broker, "app", "registry") as stage:
+        admin, provider = await stage.registry("admin", ttl=3), await stage.registry(ttl=3)
+        watch = admin.watch("orders")
+        await provider.register("orders", ADDRESS)
+        assert (await anext(watch)).service.address == ADDRESS
+        await broker.admit({"app": without(whole, ".alive.")})
+        await eventually(lambda: provider.stats().denied and provider.connected)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(4):
+                await anext(watch)
+        assert admin.stats().expired == 0
+
+
 async def test_who_may_not_ask_who_lives_waits_for_the_ttl(
     broker: BrokerWithUsers, caplog: pytest.LogCaptureFixture
 ) -> None:

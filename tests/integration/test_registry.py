@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
-import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
@@ -37,19 +36,6 @@ MakeRegistry = Callable[..., Registry]
 Foreign = Callable[[str, str, bytes], Awaitable[None]]
 
 
-@pytest.fixture(params=["memory", "nats", "redis"])
-def url(request: pytest.FixtureRequest) -> str:
-    if request.param == "memory":
-        return f"memory://{secrets.token_hex(8)}"
-    broker: Broker = request.getfixturevalue(f"{request.param}_broker")
-    return broker.url
-
-
-@pytest.fixture
-def prefix() -> str:
-    return f"t{secrets.token_hex(6)}"
-
-
 @pytest.fixture
 async def foreign(url: str, prefix: str) -> AsyncIterator[Foreign]:
     """Publishes what a peer of another kind might."""
@@ -62,22 +48,6 @@ async def foreign(url: str, prefix: str) -> AsyncIterator[Foreign]:
 
     yield publish
     await transport.aclose()
-
-
-@pytest.fixture
-async def make(url: str, prefix: str) -> AsyncIterator[MakeRegistry]:
-    """Makes registries of one tenant, and closes what the test left open."""
-    made: list[Registry] = []
-
-    def make_registry(**options: object) -> Registry:
-        registry = Registry(url, **{"prefix": prefix, "lookup_timeout": 1.0, **options})  # type: ignore[arg-type]  # any option
-        made.append(registry)
-        return registry
-
-    async with no_new_tasks():
-        yield make_registry
-        for registry in made:
-            await registry.aclose()
 
 
 async def event_of(watch: Watch, kind: EventType, name: str | None = None) -> Service:
@@ -165,6 +135,15 @@ async def test_a_cold_lookup_of_all_returns_all(make: MakeRegistry) -> None:
         assert len(caller.cached("x")) == 200
 
 
+async def test_who_was_in_a_hurry_has_not_collected_all(make: MakeRegistry) -> None:
+    async with make() as provider, make() as caller:
+        for port in range(1, 4):
+            await provider.register("x", f"10.0.0.5:{port}")
+        await caller.get_services("x", timeout=0)
+        await caller.get_service("x")
+        assert len(await caller.get_services("x")) == 3
+
+
 async def test_a_minimum_is_waited_for(make: MakeRegistry) -> None:
     async with make() as provider, make(lookup_timeout=20.0) as caller:
         await provider.register("x", "10.0.0.5:1")
@@ -213,6 +192,10 @@ async def test_filters_choose_and_the_error_says_what_was_known(make: MakeRegist
         assert {service.port for service in everything} == {1, 2}
         assert [service.port for service in caller.cached("x")] == [1]
         with pytest.raises(ServiceNotFound, match="2 instances of 'x' known, none matches"):
+            await caller.get_service("x", where=metadata(zone="asia"), timeout=0.1)
+        await provider.unregister("x", "10.0.0.5:2")
+        await eventually(lambda: len(caller.cached("x", all_of())) == 1)
+        with pytest.raises(ServiceNotFound, match=r"1 instance of 'x' known, none matches .*asia"):
             await caller.get_service("x", where=metadata(zone="asia"), timeout=0.1)
 
 

@@ -270,7 +270,7 @@ class CatalogueMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(names))
     def forget(self, name: str) -> None:
         self.model.remove({key for key in self.model.records if key[0] == name})
-        self.see(self.catalogue.forget(lambda each: each != name))
+        self.see(self.catalogue.forget([name]))
 
     @rule(nodes=st.dictionaries(st.sampled_from(["n1", "n2"]), st.sampled_from([0.0, 0.5, 2.0])))
     def expel(self, nodes: dict[str, float]) -> None:

@@ -163,7 +163,7 @@ class WatchMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES))
     def a_name_is_forgotten(self, name: str) -> None:
-        self.source.publish(self.catalogue.forget(lambda each: each != name))
+        self.source.publish(self.catalogue.forget([name]))
 
     @precondition(lambda self: self.receivers)
     @rule(data=st.data(), most=st.integers(1, 4))

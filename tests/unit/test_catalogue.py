@@ -370,7 +370,7 @@ class TestGoing:
             announcement("orders", "b:1", incarnation="i2"),
             announcement("billing", incarnation="i3"),
         )
-        events = catalogue.forget(lambda name: name == "billing")
+        events = catalogue.forget(["orders", "unknown"])
         assert [event.type for event in events] == [EventType.UNREGISTERED] * 2
         assert catalogue.names == ("billing",)
         # it is not dead: whoever observes it again sees it again
@@ -591,6 +591,11 @@ class TestTheSilent:
             announced(catalogue, message)
         assert len(catalogue.expel({"n1": 1.0})) == MASS
 
+    def test_who_is_announced_by_another_node_does_not_go_with_the_first(self) -> None:
+        catalogue = filled(announcement(node="n1"), announcement("b", incarnation="i2", node="n1"))
+        catalogue.announce(announcement(seq=2), 0.5)  # it may not be asked after any more
+        assert [event.service.name for event in catalogue.expel({"n1": 1.0})] == ["b"]
+
     def test_who_is_in_doubt_is_not_chosen_while_half_are_left(self) -> None:
         catalogue = filled(
             *(announcement(address=f"a:{n}", incarnation=f"i{n}", node=f"n{n}") for n in range(4))
@@ -740,7 +745,7 @@ CHANGES: dict[str, Callable[[Catalogue], object]] = {
     "new": lambda catalogue: catalogue.announce(announcement(address="n:1", incarnation="n"), 0.0),
     "withdrawal": lambda catalogue: catalogue.withdraw(withdrawal(), 0.0),
     "expiry": lambda catalogue: catalogue.expire(TTL),
-    "forget": lambda catalogue: catalogue.forget(lambda _name: False),
+    "forget": lambda catalogue: catalogue.forget(list(catalogue.names)),
     "expel": lambda catalogue: catalogue.expel({"n1": 0.0}),
 }
 

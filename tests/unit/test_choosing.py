@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioregistry import choosing
+from aioregistry.catalogue import MAX_PREDICATES, Catalogue
 from aioregistry.choosing import (
     Balancer,
     LeastPending,
@@ -33,6 +34,7 @@ from aioregistry.choosing import (
     version,
 )
 from aioregistry.service import Service, Status
+from aioregistry.wire import Announcement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -540,6 +542,23 @@ class TestRendezvous:
         assert Rendezvous("a") == Rendezvous("a")
         assert len({Rendezvous("a"), Rendezvous("a"), Rendezvous("b")}) == 2
         assert repr(Rendezvous("a")) == "Rendezvous(key='a')"
+
+
+@pytest.mark.parametrize(
+    ("balancer", "table"),
+    [(RoundRobin(), "_cursors"), (Weighted(), "_shares")],
+    ids=["RoundRobin", "Weighted"],
+)
+def test_forgets_scopes_that_are_over(balancer: Balancer, table: str) -> None:
+    """Those of predicates that are made for each lookup, and hold all that they let through."""
+    catalogue = Catalogue()
+    for number in range(3):
+        address = f"10.0.0.{number}:80"
+        catalogue.announce(Announcement(name="orders", address=address, id=str(number)), 0.0)
+    for _ in range(1000):
+        selection = catalogue.select("orders", lambda service: service.name == "orders")
+        assert balancer.choose(selection.trusted, selection.scope) in selection.services
+    assert len(getattr(balancer, table)) <= 2 * MAX_PREDICATES
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from aioregistry.default import close_default, connect, get_default
 from aioregistry.errors import RegistryClosed, TransportError
 from aioregistry.transports.memory import MemoryBroker, MemoryTransport
+from tests.tools import eventually
 
 T = TypeVar("T")
 
@@ -142,6 +143,17 @@ async def test_closed_by_its_user_it_is_made_anew() -> None:
     assert again.connected
 
 
+async def test_when_its_work_has_failed_it_is_made_anew() -> None:
+    before = asyncio.all_tasks()
+    registry = await connect("memory://")
+    for task in asyncio.all_tasks() - before:
+        task.cancel()
+    await eventually(lambda: registry.closed)
+    with pytest.raises(RegistryClosed):
+        get_default()
+    assert (await connect("memory://")).connected
+
+
 def test_each_event_loop_has_its_own() -> None:
     first = asyncio.run(_value(connect("memory://")))
     with pytest.raises(RegistryClosed):
@@ -164,7 +176,11 @@ def test_a_start_that_its_event_loop_cut_short() -> None:
         await asyncio.wait([call], timeout=0.005)
 
     asyncio.run(begin())
-    assert asyncio.run(_value(connect("memory://"))).closed is False
+
+    async def begin_again() -> bool:
+        return (await connect("memory://")).connected
+
+    assert asyncio.run(begin_again())
     asyncio.run(close_default())
 
 

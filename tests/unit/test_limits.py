@@ -349,6 +349,12 @@ class TestOtherFields:
     def test_not_even_a_string(self, field: str, value: Any) -> None:
         assert f"{field} of 'orders' must be a string, not {value!r}" in refusal(**{field: value})
 
+    @pytest.mark.parametrize("value", ["critical", None, 1, []])
+    def test_no_status(self, value: Any) -> None:
+        assert refusal(status=value) == (
+            f"status of 'orders' must be a Status such as Status.PASSING, not {value!r}"
+        )
+
     def test_the_name_counts_too(self) -> None:
         assert "'my orders'" in refusal(name="my orders")
 
@@ -428,6 +434,8 @@ class TestFromTheWire:
             Service("orders", url="http://a/\x00"),
             Service("orders", network="tcp\x7f"),
             Service("orders", version="1\x1b[2J"),
+            Service("orders", host="a\nb"),
+            Service("orders", id="a\nb"),
             Service("orders", "x" * (MAX_FIELD_BYTES + 1)),
             Service("orders", url="x" * (MAX_FIELD_BYTES + 1)),
             Service("orders", version="x" * (MAX_FIELD_BYTES + 1)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import msgspec
 import pytest
 
 from aioregistry import MemoryTransport, Registry
@@ -51,6 +52,26 @@ async def test_a_peer_without_an_id_is_a_rival_too(caplog: pytest.LogCaptureFixt
         await eventually(lambda: caplog.messages)
     await peer.aclose()
     assert "(id none)" in caplog.messages[0]
+
+
+async def test_a_peer_cannot_write_lines_of_its_own_into_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    peer = MemoryTransport(MemoryBroker.named("rivals"))
+    await peer.connect(lambda _state, _detail: None)
+    async with Registry("memory://rivals", prefix="forger") as registry:
+        await registry.observe("orders")
+        own = (await registry.register("orders", ADDRESS)).service
+        for forged in ({"host": "evil\nCRITICAL root:"}, {"id": "evil\nCRITICAL root:"}):
+            theirs = msgspec.structs.replace(own, **{"id": "theirs", **forged})
+            payload = encode_announcement(theirs, ttl=10.0, registered=1.0, seq=1, node="other")
+            await peer.publish("forger.register.orders", payload)
+        plain = msgspec.structs.replace(own, id="theirs", host="plain")
+        payload = encode_announcement(plain, ttl=10.0, registered=1.0, seq=1, node="other")
+        await peer.publish("forger.register.orders", payload)
+        await eventually(lambda: caplog.messages)
+    await peer.aclose()
+    assert not any("\n" in message for message in caplog.messages)
 
 
 async def test_a_registration_of_our_own_is_no_rival(caplog: pytest.LogCaptureFixture) -> None:
