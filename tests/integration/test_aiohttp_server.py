@@ -7,8 +7,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,16 @@ async def registry(nats_broker: Broker) -> AsyncIterator[Registry]:
 def ours(nats_broker: Broker) -> Registry:
     """What the application is given."""
     return Registry(nats_broker.url, prefix=PREFIX)
+
+
+@pytest.fixture
+def anew(nats_broker: Broker) -> Callable[[], Registry]:
+    """What it is given where it starts more than once, or where there are several."""
+
+    def make() -> Registry:
+        return Registry(nats_broker.url, prefix=PREFIX)
+
+    return make
 
 
 def application(*contexts: Any) -> web.Application:
@@ -146,6 +156,7 @@ class TestALife:
         async with registry.watch("orders") as watch, aiohttp.ClientSession() as client:
             task = asyncio.create_task(serve(app, host="127.0.0.1", port=0))
             _, service = await next_event(watch)
+            await when_ready(service)
             url = f"http://{service.address}"
             async with client.get(f"{url}/none") as response:
                 assert "Connection" not in response.headers
@@ -212,6 +223,36 @@ class TestALife:
             await asyncio.wait((task,))
             assert task.cancelled()
 
+    async def test_cancelled_while_it_drains(self, registry: Registry, ours: Registry) -> None:
+        app = application(register(ours, "orders", drain=60))
+        async with registry.watch("orders") as watch, no_new_tasks():
+            task = asyncio.create_task(serve(app, host="127.0.0.1", port=0))
+            await next_event(watch)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert (await next_event(watch))[0] is EventType.UNREGISTERED
+            await eventually(
+                lambda: any("Presence.drain" in str(each) for each in asyncio.all_tasks())
+            )
+            task.cancel()
+            await asyncio.wait((task,))
+            assert task.cancelled()
+
+    async def test_says_what_goes_wrong_while_it_drains(
+        self, registry: Registry, ours: Registry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def stop(_site: web.TCPSite) -> None:
+            monkeypatch.undo()
+            raise OSError("the socket is gone")
+
+        app = application(register(ours, "orders", drain=0.01))
+        async with registry.watch("orders") as watch:
+            task = asyncio.create_task(serve(app, host="127.0.0.1", port=0))
+            await next_event(watch)
+            monkeypatch.setattr(web.TCPSite, "stop", stop)
+            os.kill(os.getpid(), signal.SIGTERM)
+            with pytest.raises(OSError, match="the socket is gone"):
+                await asyncio.wait_for(task, 10)
+
     async def test_a_port_that_is_taken(self, registry: Registry, ours: Registry) -> None:
         await registry.observe("orders")
         with (
@@ -271,6 +312,188 @@ class TestALife:
                 assert (await registry.get_service("orders", timeout=10)).address == address
 
 
+class TestAnApplicationThatStartsAgain:
+    async def test_is_announced_each_time(
+        self, registry: Registry, anew: Callable[[], Registry]
+    ) -> None:
+        app = application(register(anew, "orders", client=lambda registry: nullcontext([registry])))
+        async with registry.watch("orders") as watch, no_new_tasks():
+            for _ in range(2):
+                async with served(app) as stop:
+                    _, service = await next_event(watch)
+                    status, body = await when_ready(service)
+                    assert (status, len(body["services"])) == (200, 1)
+                    assert app[CLIENT] == [app[REGISTRY]]
+                    assert app[REGISTRY].connected
+                    stop.set()
+                    assert (await next_event(watch))[0] is EventType.UNREGISTERED
+
+    async def test_asks_callers_to_leave_each_time(
+        self, registry: Registry, anew: Callable[[], Registry]
+    ) -> None:
+        app = application(register(anew, "orders", drain=60))
+        async with registry.watch("orders") as watch, aiohttp.ClientSession() as client:
+            for _ in range(2):
+                task = asyncio.create_task(serve(app, host="127.0.0.1", port=0))
+                _, service = await next_event(watch)
+                await when_ready(service)
+                url = f"http://{service.address}/none"
+                async with client.get(url) as response:
+                    assert "aioregistry-leaving" not in response.headers
+                os.kill(os.getpid(), signal.SIGTERM)
+                assert (await next_event(watch))[0] is EventType.UNREGISTERED
+                async with client.get(url) as response:
+                    assert response.headers["aioregistry-leaving"] == service.id
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.wait_for(task, 10)
+
+    async def test_under_a_runner_of_its_own(
+        self, registry: Registry, anew: Callable[[], Registry]
+    ) -> None:
+        """Before and after `serve`, too: it is announced at the address that it was given."""
+        address = f"127.0.0.1:{(port := free_port())}"
+        app = application(register(anew, "orders", address))
+        async with registry.watch("orders") as watch:
+            for by_serve in (False, False, True, False):
+                if by_serve:
+                    async with served(app):
+                        assert (await next_event(watch))[1].address == address
+                else:
+                    runner = web.AppRunner(app)
+                    await runner.setup()
+                    assert registry.cached("orders") == ()
+                    await web.TCPSite(runner, "127.0.0.1", port).start()
+                    assert (await next_event(watch))[1].address == address
+                    await runner.cleanup()
+                assert (await next_event(watch))[0] is EventType.UNREGISTERED
+
+
+async def ill() -> bool:
+    return False
+
+
+async def told(service: Service, path: str) -> tuple[int, list[str]]:
+    """What a readiness route says, and of which services."""
+    status, body = await get(service, path)
+    return status, [each["name"] for each in body["services"]]
+
+
+def under_a_prefix(main: web.Application, below: web.Application) -> None:
+    main.add_subapp("/below", below)
+
+
+def under_a_domain(main: web.Application, below: web.Application) -> None:
+    main.add_domain("orders.example", below)
+
+
+class TestASubApplication:
+    @pytest.mark.parametrize("add", [under_a_prefix, under_a_domain])
+    async def test_is_announced_under_a_runner_of_its_own(
+        self,
+        registry: Registry,
+        ours: Registry,
+        add: Callable[[web.Application, web.Application], None],
+    ) -> None:
+        address = f"127.0.0.1:{(port := free_port())}"
+        main = web.Application()
+        add(main, application(register(ours, "orders", address)))
+        runner = web.AppRunner(main)
+        async with registry.watch("orders") as watch, no_new_tasks():
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", port).start()
+            assert (await next_event(watch))[1].address == address
+            await runner.cleanup()
+            assert (await next_event(watch))[0] is EventType.UNREGISTERED
+
+    async def test_is_withdrawn_with_its_main_application(
+        self, registry: Registry, anew: Callable[[], Registry]
+    ) -> None:
+        """Before the requests under way are waited for, which itself it could not."""
+        released = asyncio.Event()
+
+        async def slow(_request: web.Request) -> web.Response:
+            await released.wait()
+            return web.Response(text="1")
+
+        address = f"127.0.0.1:{(port := free_port())}"
+        main = application(connect(anew))
+        main.router.add_get("/slow", slow)
+        main.add_subapp("/below", application(register(anew, "orders", address)))
+        runner = web.AppRunner(main)
+        async with registry.watch("orders") as watch:
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", port).start()
+            await next_event(watch)
+            request = asyncio.create_task(get(address, "/slow"))
+            await eventually(lambda: runner.server and runner.server.requests_count)
+            ending = asyncio.create_task(runner.cleanup())
+            assert (await next_event(watch))[0] is EventType.UNREGISTERED
+            assert not request.done()
+            released.set()
+            assert await request == (200, 1)
+            await ending
+
+    async def test_is_served_with_its_main_application(
+        self, registry: Registry, anew: Callable[[], Registry]
+    ) -> None:
+        """It has the address of the server, and is drained with it."""
+        main = application(register(anew, "main"))
+        main.add_subapp("/below", application(register(anew, "orders", drain=60)))
+        async with registry.watch("orders") as watch:
+            for _ in range(2):
+                task = asyncio.create_task(serve(main, host="127.0.0.1", port=0))
+                _, service = await next_event(watch)
+                assert (await registry.get_service("main", timeout=10)).address == service.address
+                os.kill(os.getpid(), signal.SIGTERM)
+                assert (await next_event(watch))[0] is EventType.UNREGISTERED
+                assert (await get(service, "/below/ready"))[0] == 503
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.wait_for(task, 10)
+
+    async def test_counts_for_the_readiness_of_its_main_application(
+        self, registry: Registry, anew: Callable[[], Registry]
+    ) -> None:
+        main = application(register(anew, "main"))
+        main.add_subapp("/orders", application(register(anew, "orders", health=HealthCheck(ill))))
+        main.add_subapp("/plain", application())
+        async with served(main):
+            service = await registry.get_service("orders", where=lambda _: True, timeout=10)
+            assert await told(service, "/ready") == (503, ["main", "orders"])
+            assert await told(service, "/plain/ready") == (503, ["main", "orders"])
+            assert await told(service, "/orders/ready") == (503, ["orders"])
+
+    async def test_counts_even_if_that_has_no_registry(
+        self, registry: Registry, ours: Registry
+    ) -> None:
+        main = application()
+        main.add_subapp("/orders", application(register(ours, "orders", health=HealthCheck(ill))))
+        async with served(main):
+            service = await registry.get_service("orders", where=lambda _: True, timeout=10)
+            assert await told(service, "/ready") == (503, ["orders"])
+
+    async def test_is_none_if_it_has_a_runner_of_its_own(
+        self, registry: Registry, anew: Callable[[], Registry]
+    ) -> None:
+        """An application may serve another one elsewhere, such as for its administrators."""
+        address = f"127.0.0.1:{(port := free_port())}"
+        admin = application(register(anew, "admin", "127.0.0.1:0"), register(anew, "x", address))
+
+        async def beside(_app: web.Application) -> AsyncIterator[None]:
+            runner = web.AppRunner(admin)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", port).start()
+            yield
+            await runner.cleanup()
+
+        async with served(application(beside, register(anew, "orders"))):
+            service = await registry.get_service("orders", timeout=10)
+            assert (await registry.get_service("x", timeout=10)).address == address
+            _, body = await get(address)
+            assert body["services"][0]["state"] == "failed"
+            assert "give address='host:port'" in body["services"][0]["reason"]
+            assert (await told(service, "/ready"))[1] == ["orders"]
+
+
 class TestTheAddress:
     async def test_of_every_interface(self, registry: Registry, ours: Registry) -> None:
         async with served(application(register(ours, "orders")), host=None, port=free_port()):
@@ -300,6 +523,28 @@ class TestTheAddress:
         async with served(application(register(ours, "orders")), path=path):
             service = await registry.get_service("orders", timeout=10)
             assert (service.network, service.address) == ("unix", path)
+
+    async def test_of_a_unix_socket_under_a_runner_of_its_own(
+        self, registry: Registry, ours: Registry, tmp_path: Path
+    ) -> None:
+        path = str(tmp_path / "orders.sock")
+        runner = web.AppRunner(application(register(ours, "orders", path, network="unix")))
+        await registry.observe("orders")
+        await runner.setup()
+        assert registry.cached("orders") == ()
+        await web.UnixSite(runner, path).start()
+        service = await registry.get_service("orders", timeout=10)
+        assert (service.network, service.address) == ("unix", path)
+        await runner.cleanup()
+
+    @pytest.mark.parametrize("network", ["udp", "udp6", "unixgram"])
+    async def test_without_connections_is_not_waited_for(
+        self, registry: Registry, ours: Registry, network: str
+    ) -> None:
+        runner = web.AppRunner(application(register(ours, "orders", "[::1]:9", network=network)))
+        await runner.setup()
+        assert (await registry.get_service("orders", timeout=10)).network == network
+        await runner.cleanup()
 
     async def test_is_missing(self, ours: Registry, caplog: pytest.LogCaptureFixture) -> None:
         async with TestClient(TestServer(application(register(ours, "orders")))) as client:

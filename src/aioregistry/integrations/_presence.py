@@ -26,6 +26,8 @@ __all__ = ["Presence", "check_drain", "offered", "readiness_of", "until_it_accep
 _PROBE: Final = 0.05
 _PATIENCE: Final = 5.0
 _FAREWELL: Final = 2.0
+_UNPROBED: Final = ("udp", "unixgram", "unixpacket")
+"""How the names of networks begin, as Go has them, where asyncio can open no connection."""
 
 
 def offered(service: Service | str, address: str, **given: Any) -> Service:
@@ -236,11 +238,13 @@ def _who(service: Service) -> str:
 async def until_it_accepts(service: Service) -> None:
     """Wait until something accepts connections at the address of a service.
 
-    For servers that cannot be asked. It connects, and closes at once.
+    For servers that cannot be asked. It connects, and closes at once. Where that cannot
+    be, as with UDP, it does not wait.
     """
-    host, port = service.hostname_port
+    if service.network.startswith(_UNPROBED):
+        return
     waited = 0.0
-    while not await _accepts(host, port):
+    while not await _accepts(service):
         if waited <= _PATIENCE < waited + _PROBE:
             log().warning(
                 "%s is not announced yet: nothing accepts connections at %s; if this machine"
@@ -252,10 +256,13 @@ async def until_it_accepts(service: Service) -> None:
         await asyncio.sleep(_PROBE)
 
 
-async def _accepts(host: str, port: int | None) -> bool:
+async def _accepts(service: Service) -> bool:
     try:
         async with asyncio.timeout(1.0):
-            _, writer = await asyncio.open_connection(host, port)
+            if service.network.startswith("unix"):
+                _, writer = await asyncio.open_unix_connection(service.address)
+            else:
+                _, writer = await asyncio.open_connection(*service.hostname_port)
     except OSError:  # TimeoutError is one
         return False
     writer.close()

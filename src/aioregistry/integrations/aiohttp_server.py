@@ -18,7 +18,6 @@ import signal
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from contextvars import ContextVar
 from functools import partial
 from ssl import SSLContext
 from typing import Any, Final
@@ -34,8 +33,6 @@ from aioregistry import (
 )
 from aioregistry.integrations._address import Endpoint, endpoint_of, is_complete, name_of
 from aioregistry.integrations._extras import missing
-from aioregistry.integrations._leavers import LEAVING, header_of
-from aioregistry.integrations._leaving import until_gone
 from aioregistry.integrations._logs import log
 from aioregistry.integrations._presence import (
     Presence,
@@ -49,6 +46,8 @@ from aioregistry.integrations.health import HealthCheck
 
 try:
     from aiohttp import web
+
+    from aioregistry.integrations._aiohttp_parts import Stage, keep, part_of, presences_of
 except ModuleNotFoundError as error:
     raise missing(error, __name__, "aiohttp") from error
 
@@ -79,41 +78,6 @@ CLIENT: Final = web.AppKey("aioregistry.client", object)
 """Where the application keeps the client."""
 
 _Context = Callable[[web.Application], AsyncIterator[None]]
-
-
-class _Stage:
-    """One run of `serve`, as the applications in it see it."""
-
-    def __init__(self) -> None:
-        self._leaving = False
-        self.presences: list[Presence] = []
-        self.endpoint: asyncio.Future[Endpoint | None] = asyncio.get_running_loop().create_future()
-
-    async def withdraw(self) -> None:
-        """Withdraw everything."""
-        self._leaving = True
-        await asyncio.gather(*(presence.withdraw() for presence in self.presences))
-
-    async def drain(self, runner: web.AppRunner) -> None:
-        """Give callers the time to move away, from everything at once; then accept no more."""
-        draining = [presence for presence in self.presences if presence.draining]
-        if not draining:
-            return
-        await asyncio.gather(*(presence.drain() for presence in draining))
-        for site in runner.sites:
-            await site.stop()
-        await until_gone(lambda: runner.server.connections if runner.server else ())
-
-    async def ask_to_leave(self, _request: web.Request, response: web.StreamResponse) -> None:
-        """Once it withdraws: let the client send its next request to somebody else."""
-        if self._leaving and not isinstance(response, web.WebSocketResponse):
-            response.force_close()
-            response.headers["Connection"] = "close"
-            response.headers[LEAVING] = header_of(presence.id for presence in self.presences)
-
-
-_stage: ContextVar[_Stage | None] = ContextVar("stage", default=None)
-_PRESENCES: Final = web.AppKey("aioregistry.presences", list[Presence])
 
 
 def connect(registry: RegistrySource = None, *, client: ClientFactory | None = None) -> _Context:
@@ -192,18 +156,16 @@ def register(
     check_drain(drain)
 
     async def registered(app: web.Application) -> AsyncIterator[None]:
-        stage = _stage.get()
         async with _opened(app, registry, client) as opened:
-            presence = Presence(opened, offer, drain=drain, health=health)
-            app[_PRESENCES].append(presence)
-            if stage is None:
-                app.on_shutdown.append(partial(_withdraw, presence))
-            else:
-                stage.presences.append(presence)
+            presence, part = Presence(opened, offer, drain=drain, health=health), part_of(app)
+            stage = part.enter(presence)
             presence.begin(partial(_locate, presence, stage, ready))
             try:
                 yield
             finally:
+                part.presences.remove(presence)
+                # As a rule that is done already. But a sub-application whose main one has no
+                # part hears of its end only here: its signals are frozen when it is added.
                 await presence.withdraw()
 
     return registered
@@ -288,7 +250,7 @@ def readiness(*, require_broker: bool = False) -> Callable[[web.Request], Awaita
         app.router.add_get("/ready", readiness())
 
     It is ready from when the broker has taken the announcement until it is withdrawn, unless
-    its status is critical.
+    its status is critical. What sub-applications announce counts, too.
 
     Args:
         require_broker: not ready while there is no broker, either. Callers that know the
@@ -297,10 +259,12 @@ def readiness(*, require_broker: bool = False) -> Callable[[web.Request], Awaita
     """
 
     async def ready(request: web.Request) -> web.Response:
-        presences: list[Presence] = request.config_dict.get(_PRESENCES) or []
-        is_ready, body = readiness_of(
-            get_registry(request), presences, require_broker=require_broker
-        )
+        presences = presences_of(_owner(request))
+        if presences and REGISTRY not in request.config_dict:  # those below have one
+            registry = presences[0].registry
+        else:
+            registry = get_registry(request)
+        is_ready, body = readiness_of(registry, presences, require_broker=require_broker)
         return web.json_response(body, status=200 if is_ready else 503)
 
     return ready
@@ -335,38 +299,30 @@ async def serve(
         OSError: it cannot listen there.
         TransportError: an application in it has no broker.
     """
-    stage = _Stage()
-    app.on_response_prepare.append(stage.ask_to_leave)
-    token = _stage.set(stage)
-    runner = web.AppRunner(app, **options)
-    try:
-        await runner.setup()
-    except BaseException:
-        await runner.cleanup()
-        raise
-    finally:
-        _stage.reset(token)
-    try:
-        site: web.BaseSite
-        if path is not None:
-            site = web.UnixSite(runner, path, ssl_context=ssl_context)
-        elif sock is not None:
-            site = web.SockSite(runner, sock, ssl_context=ssl_context)
-        else:
-            site = web.TCPSite(runner, host, port, ssl_context=ssl_context)
-        await site.start()
-        names = runner.addresses if sock is None else [name_of(sock)]
-        endpoint = endpoint_of(names, secure=ssl_context is not None)
-        log().info("serving at %s (press Ctrl-C to stop)", endpoint)
-        stage.endpoint.set_result(endpoint)
-        if stop is None:
-            await _until_signalled(stage, runner)
-        else:
-            await stop.wait()
-            await stage.withdraw()
-            await stage.drain(runner)
-    finally:
-        await runner.cleanup()
+    stage, runner = Stage(), web.AppRunner(app, **options)
+    with stage.open_to(app):
+        try:
+            await runner.setup()
+            site: web.BaseSite
+            if path is not None:
+                site = web.UnixSite(runner, path, ssl_context=ssl_context)
+            elif sock is not None:
+                site = web.SockSite(runner, sock, ssl_context=ssl_context)
+            else:
+                site = web.TCPSite(runner, host, port, ssl_context=ssl_context)
+            await site.start()
+            names = runner.addresses if sock is None else [name_of(sock)]
+            endpoint = endpoint_of(names, secure=ssl_context is not None)
+            log().info("serving at %s (press Ctrl-C to stop)", endpoint)
+            stage.endpoint.set_result(endpoint)
+            if stop is None:
+                await _until_signalled(stage, runner)
+            else:
+                await stop.wait()
+                await stage.withdraw()
+                await stage.drain(runner)
+        finally:
+            await runner.cleanup()
 
 
 def run_app(app: web.Application, **options: Any) -> None:
@@ -404,19 +360,21 @@ async def _opened(
     """The registry and the client, where the application finds them."""
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(open_registry(registry))
-        app[REGISTRY] = opened
-        app.setdefault(_PRESENCES, [])
+        part_of(app)  # so that what is below this application is withdrawn with it
+        keep(app, REGISTRY, opened)
         if client is not None:
-            app[CLIENT] = await stack.enter_async_context(client(opened))
+            keep(app, CLIENT, await stack.enter_async_context(client(opened)))
         yield opened
 
 
-async def _withdraw(presence: Presence, _app: web.Application) -> None:
-    await presence.withdraw()
+def _owner(request: web.Request) -> web.Application:
+    """The application that a request has its registry from; if it has none, its own."""
+    apps = reversed(request.match_info.apps)
+    return next((app for app in apps if REGISTRY in app), request.app)
 
 
 async def _locate(
-    presence: Presence, stage: _Stage | None, ready: Callable[[], Awaitable[object]] | None
+    presence: Presence, stage: Stage | None, ready: Callable[[], Awaitable[object]] | None
 ) -> Endpoint | None:
     """Wait until the server accepts connections, and say where."""
     endpoint = None if stage is None else await asyncio.shield(stage.endpoint)
@@ -427,7 +385,7 @@ async def _locate(
     return endpoint
 
 
-async def _until_signalled(stage: _Stage, runner: web.AppRunner) -> None:
+async def _until_signalled(stage: Stage, runner: web.AppRunner) -> None:
     """Wait for SIGTERM or SIGINT, withdraw, and drain until that is over or SIGINT comes again."""
     loop = asyncio.get_running_loop()
     signalled, hurry = asyncio.Event(), asyncio.Event()
@@ -443,14 +401,24 @@ async def _until_signalled(stage: _Stage, runner: web.AppRunner) -> None:
     try:
         await signalled.wait()
         await stage.withdraw()
-        ends = (asyncio.create_task(stage.drain(runner)), asyncio.create_task(hurry.wait()))
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        for task in ends:
-            task.cancel()
-        await asyncio.wait(ends)
+        await _drain(stage, runner, hurry)
     finally:
         for signum in handled:
             loop.remove_signal_handler(signum)
+
+
+async def _drain(stage: Stage, runner: web.AppRunner, hurry: asyncio.Event) -> None:
+    """Drain, but no longer than until there is a hurry."""
+    draining = asyncio.create_task(stage.drain(runner))
+    ends = (draining, asyncio.create_task(hurry.wait()))
+    try:
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in ends:
+            task.cancel()
+        await asyncio.wait(ends)
+    if not draining.cancelled():
+        draining.result()
 
 
 def _unavailable(error: Exception) -> web.HTTPServiceUnavailable:
