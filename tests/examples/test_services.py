@@ -124,6 +124,13 @@ async def test_each_worker_is_an_instance(
     await program.stop(signal.SIGINT)  # enough of the drain
 
 
+async def test_workers_cannot_have_one_address(programs: Programs, module: Path) -> None:
+    text = SERVICE.format(version="1", drain=0).replace('"greeter",', '"greeter", "10.0.0.5:80",')
+    await asyncio.to_thread(module.write_text, text)
+    program = uvicorn(programs, module, "--port", "0", "--workers", "2")
+    await program.writes("is to be announced at '10.0.0.5:80' by each of 2 workers")
+
+
 async def test_a_reload_leaves_no_ghost(
     programs: Programs, registry: Registry, module: Path
 ) -> None:

@@ -6,6 +6,7 @@ import ast
 import asyncio
 import contextlib
 import logging
+import multiprocessing
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import threading
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import httpx
@@ -305,6 +307,22 @@ class TestALife:
         assert registry.cached("orders") == ()
         assert registry.stats().announcements_received == 0
 
+    async def test_cancelled_while_it_drains(self, registry: Registry, ours: Registry) -> None:
+        app = FastAPI(lifespan=register(ours, "orders", drain=60))
+        server = Server(uvicorn.Config(app, port=0, log_config=None))
+        async with registry.watch("orders") as watch, no_new_tasks():
+            task = asyncio.create_task(server.serve())
+            await next_event(watch)
+            server.should_exit = True
+            assert (await next_event(watch))[0] is EventType.UNREGISTERED
+            await eventually(
+                lambda: any("Presence.drain" in str(each) for each in asyncio.all_tasks())
+            )
+            task.cancel()
+            await asyncio.wait((task,))
+            server.servers[0].close()  # uvicorn leaves both behind
+            await server.lifespan.shutdown()
+
     async def test_in_another_thread(self, registry: Registry, ours: Registry) -> None:
         server = Server(
             uvicorn.Config(FastAPI(lifespan=register(ours, "orders")), port=0, log_config=None)
@@ -410,17 +428,37 @@ class TestTheAddress:
         assert "no address to announce 'orders' at: the server was not found" in caplog.text
         assert "give address='host:port'" in caplog.text
 
+    @pytest.mark.parametrize("supervisor", ["uvicorn", "gunicorn"])
     async def test_of_several_workers_cannot_be_the_same(
-        self, ours: Registry, caplog: pytest.LogCaptureFixture
+        self,
+        ours: Registry,
+        supervisor: str,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
+        if supervisor == "uvicorn":
+            worker = multiprocessing.get_context("spawn").Process()
+            monkeypatch.setattr("multiprocessing.current_process", lambda: worker)
+        else:
+            monkeypatch.setitem(sys.modules, "gunicorn.arbiter", ModuleType("gunicorn.arbiter"))
+        monkeypatch.setenv("WEB_CONCURRENCY", "2")
         app = FastAPI(lifespan=register(ours, "orders", "10.0.0.5:80"))
         server = Server(uvicorn.Config(app, port=0, log_config=None))
-        server.config.workers = 2  # as a worker has it
         with contextlib.suppress(SystemExit):  # as the version of uvicorn has it
             await server.serve()
         assert (
             "at '10.0.0.5:80' by each of 2 workers; each needs an address of its own" in caplog.text
         )
+
+    async def test_of_a_process_that_serves_alone_whatever_its_environment_says(
+        self, registry: Registry, ours: Registry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Platforms set the variable; a program that runs a server has no workers from it."""
+        monkeypatch.setenv("WEB_CONCURRENCY", "4")
+        app = FastAPI(lifespan=register(ours, "orders", "10.0.0.5:80"))
+        async with served(app, uvicorn.Server) as server:
+            assert server.config.workers == 4
+            assert (await registry.get_service("orders", timeout=10)).address == "10.0.0.5:80"
 
     async def test_that_only_this_machine_reaches_is_doubted(
         self, ours: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -8,11 +8,13 @@ is for everywhere else. Nothing here imports uvicorn: who runs another server ne
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import signal
 import socket
 import sys
 from collections.abc import Coroutine, Iterable
 from contextvars import ContextVar
+from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any, Final
 
 from aioregistry.integrations._address import Endpoint, endpoint_of, name_of
@@ -46,7 +48,8 @@ class Uvicorn:
     def __init__(self, server: uvicorn.Server) -> None:
         self._server = server
         self.reloads = bool(server.config.reload)
-        self.workers = 1 if self.reloads else server.config.workers
+        several = _is_a_worker() and not self.reloads
+        self.workers = server.config.workers if several else 1
 
     @classmethod
     def find(cls) -> Uvicorn | None:
@@ -147,10 +150,23 @@ class _Farewell:
 
     async def _unless_in_a_hurry(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
-        while not task.done() and not self._server.force_exit:
-            await asyncio.wait((task,), timeout=_POLL)
-        task.cancel()
-        await asyncio.wait((task,))
+        try:
+            while not task.done() and not self._server.force_exit:
+                await asyncio.wait((task,), timeout=_POLL)
+        finally:
+            task.cancel()
+            await asyncio.wait((task,))
+
+
+def _is_a_worker() -> bool:
+    """Whether a supervisor has started this process, perhaps among others.
+
+    The configuration does not tell: a server that a program runs by itself takes the number of
+    workers from $WEB_CONCURRENCY, too. uvicorn spawns its workers; gunicorn forks them from a
+    process that has imported its arbiter.
+    """
+    spawned = isinstance(multiprocessing.current_process(), SpawnProcess)
+    return spawned or "gunicorn.arbiter" in sys.modules
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
