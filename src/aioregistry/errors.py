@@ -9,6 +9,7 @@ RegistryError
 └── NoFreePort      (OSError)      every port of the range is taken
 """
 
+import copy
 from typing import Self
 
 __all__ = [
@@ -24,6 +25,15 @@ __all__ = [
 
 class RegistryError(Exception):
     """The base of everything that aioregistry raises on purpose."""
+
+    def again(self) -> Self:
+        """The same error once more: of several who hear of one thing, each raises its own.
+
+        One object for all would keep what is in the frames of each of them.
+        """
+        another = copy.copy(self)
+        another.__cause__ = self.__cause__
+        return another
 
 
 class TransportError(RegistryError):
@@ -51,15 +61,6 @@ class TransportError(RegistryError):
         self.subjects = subjects | subscriptions
         self.messages = subjects
         self.subscriptions = subscriptions
-
-    def again(self) -> Self:
-        """The same error once more: of several who wait for one thing, each raises its own."""
-        return type(self)(
-            str(self),
-            permanent=self.permanent,
-            subjects=self.messages,
-            subscriptions=self.subscriptions,
-        )
 
 
 class RegistryClosed(RegistryError):

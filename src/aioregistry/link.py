@@ -132,7 +132,7 @@ class Link:
     def check_open(self) -> None:
         """Raise what `close` was given, once it was called."""
         if self._end is not None:
-            raise self._end
+            raise self._end.again()
 
     def close(self, error: RegistryError) -> None:
         """Take no more notice of the transport, and tell those who wait why.

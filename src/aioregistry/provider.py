@@ -126,7 +126,7 @@ class Provider:
             RegistryError: the registry is closed.
         """
         if self._end is not None:
-            raise self._end
+            raise self._end.again()
         if isinstance(service, Service):
             name, place = service.key
             found = self.current(service.key)

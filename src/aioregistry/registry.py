@@ -8,6 +8,7 @@ different tasks: no cancel scope is ever held across the caller's code.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -56,7 +57,8 @@ class _Session:
     def __init__(self, transport: Transport, settings: Settings) -> None:
         # Made here and not earlier: after a fork, two processes must not draw the same ids.
         self.rng = settings.rng or random.Random()
-        clock = asyncio.get_running_loop().time
+        self.loop = asyncio.get_running_loop()
+        clock = self.loop.time
         self.node = self.new_id()
         self.link = Link(
             transport,
@@ -79,7 +81,7 @@ class _Session:
             self.observer, self.link, patience=settings.lookup_timeout, clock=clock
         )
         self.stop = asyncio.Event()
-        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ready: asyncio.Future[None] = self.loop.create_future()
         self.failure: RegistryError | None = None
 
     def disown(self) -> None:
@@ -191,9 +193,7 @@ class Registry:
             wall_clock=wall_clock,
             rng=rng,
         )
-        self._transport: Transport = (
-            open_transport(target) if target is None or isinstance(target, str) else target
-        )
+        self._transport = _transport_of(target)
         self._where = self._settings.where
         self._balancer = self._settings.balancer
         self._select: Callable[[str, Predicate], Selection] = _select_nothing
@@ -225,12 +225,16 @@ class Registry:
         Raises:
             TransportError: no broker within `connect_timeout`, or it refuses for good.
             RegistryClosed: the registry was closed before; make another one.
-            RuntimeError: it was started before.
+            RuntimeError: it was started before, or its transport serves another registry.
         """
         if self._closed:
             raise RegistryClosed("this registry was closed; make another one")
         if self._task is not None:
             raise RuntimeError("this registry was started already")
+        if _is_in_use(self._transport):
+            raise RuntimeError(
+                f"the transport to {self.address} serves another registry; make one for each"
+            )
         session = self._session = _Session(self._transport, self._settings)
         _sessions.add(session)
         self._task = asyncio.create_task(self._run(session), name="aioregistry")
@@ -253,8 +257,11 @@ class Registry:
         if session in _disowned:
             return
         if session is None or task is None:
-            await self._transport.aclose()
+            if not _is_in_use(self._transport):
+                await self._transport.aclose()
             return
+        if not task.done():
+            _check_loop(task.get_loop())
         session.stop.set()
         await end_of(task)
 
@@ -262,7 +269,7 @@ class Registry:
         """Withdraw everything now, and stay for a while, so that callers move away.
 
         For rolling deployments: call it when the shutdown begins, go on serving meanwhile,
-        and stop afterwards. Looking up and watching go on as before.
+        and stop afterwards. Looking up and watching go on as before. It ends with the registry.
 
         Args:
             delay: how long to stay, in seconds.
@@ -272,9 +279,12 @@ class Registry:
         """
         if delay != 0:
             check_duration("delay", delay)
-        provider = self._live().provider
+        session = self._here()
+        provider = session.provider
         await provider.withdraw(*(service.key for service in provider.services))
-        await asyncio.sleep(delay)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                await session.stop.wait()
 
     # ---- announcing --------------------------------------------------------------------
 
@@ -314,7 +324,7 @@ class Registry:
             TransportError: the broker refused the announcement.
             RegistryClosed: the registry is closed.
         """
-        session = self._live()
+        session = self._here()
         base = service if isinstance(service, Service) else Service(service)
         if address or url or network or version or host or metadata or status is not None:
             given: dict[str, Any] = {
@@ -350,7 +360,7 @@ class Registry:
             NotRegistered: it is not registered here.
             RegistryClosed: the registry is closed.
         """
-        provider = self._live().provider
+        provider = self._here().provider
         await provider.withdraw(provider.find(service, address).key)
 
     async def set_status(self, service: Service | str, status: Status, address: str = "") -> None:
@@ -366,7 +376,7 @@ class Registry:
             RegistryClosed: the registry is closed.
             TransportError: the broker refused the announcement.
         """
-        provider = self._live().provider
+        provider = self._here().provider
         await Registration(provider, provider.find(service, address)).set_status(status)
 
     @property
@@ -467,10 +477,14 @@ class Registry:
             where: which instances do; None: the registry's `where`; `all_of()`: every one.
 
         Raises:
+            InvalidService: the name cannot be one.
             RegistryClosed: the registry is closed.
         """
         self._live()
-        return self._select(name, self._where if where is None else where).services
+        services = self._select(name, self._where if where is None else where).services
+        if not services:
+            check_name(name)
+        return services
 
     async def observe(self, *patterns: str) -> None:
         """Keep in memory what the patterns name, from now on.
@@ -485,7 +499,7 @@ class Registry:
             RegistryClosed: the registry is closed.
         """
         _check_patterns(patterns)
-        await self._live().observer.observe(*patterns)
+        await self._here().observer.observe(*patterns)
 
     async def unobserve(self, *patterns: str) -> None:
         """Forget what the patterns name, unless another observed pattern names it too.
@@ -501,7 +515,7 @@ class Registry:
             RegistryClosed: the registry is closed.
         """
         _check_patterns(patterns)
-        await self._live().observer.unobserve(*patterns)
+        await self._here().observer.unobserve(*patterns)
 
     @property
     def observed(self) -> tuple[str, ...]:
@@ -567,7 +581,7 @@ class Registry:
             TransportError: not within `timeout`.
             RegistryClosed: the registry is closed.
         """
-        link = self._live().link
+        link = self._here().link
         try:
             async with asyncio.timeout(timeout):
                 await link.wait_connected()
@@ -617,16 +631,22 @@ class Registry:
             raise self._reason(session)
         return session
 
+    def _here(self) -> _Session:
+        """As `_live`, for what must not be done in another event loop."""
+        session = self._live()
+        _check_loop(session.loop)
+        return session
+
     def _reason(self, session: _Session | None) -> RegistryError:
         if session is not None and session.failure is not None:
-            return session.failure
+            return session.failure.again()
         if self._closed:
             return RegistryClosed("this registry was closed")
         return RegistryClosed("this registry has not been started; enter it with 'async with'")
 
     def _lookups(self, name: str) -> Lookups:
         check_name(name)
-        return self._live().lookups
+        return self._here().lookups
 
     def _timeout(self, timeout: float | None) -> float:
         if timeout is None:
@@ -675,6 +695,7 @@ class Registry:
                 if error.messages or not error.subjects:
                     _logger.warning("withdrawals may be lost: %s", error)
             finally:
+                _sessions.discard(session)
                 end = session.failure or RegistryClosed("the registry was closed")
                 session.link.close(end)
                 session.provider.close(end)
@@ -693,6 +714,28 @@ async def _heed(stop: asyncio.Event, scope: anyio.CancelScope) -> None:
 
 
 _NOTHING: Final = Selection()
+
+
+def _transport_of(target: str | Transport | None) -> Transport:
+    if target is None or isinstance(target, str):
+        return open_transport(target)
+    if isinstance(cast("object", target), type):
+        name = cast("type", target).__name__
+        raise ValueError(f"target={name}: a class; make a transport of it, as {name}(url)")
+    if not isinstance(target, Transport):  # pyright: ignore[reportUnnecessaryIsInstance] - callers err
+        raise ValueError(f"target={target!r}: neither a URL nor a transport")
+    return target
+
+
+def _is_in_use(transport: Transport) -> bool:
+    return any(session.link.transport is transport for session in _sessions)
+
+
+def _check_loop(loop: asyncio.AbstractEventLoop) -> None:
+    if loop is not asyncio.get_running_loop():
+        raise RuntimeError(
+            "this registry belongs to another event loop; in each, make one of its own"
+        )
 
 
 def _select_nothing(_name: str, _where: Predicate) -> Selection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from aioregistry.choosing import Predicate
 from aioregistry.errors import RegistryError
@@ -49,6 +49,11 @@ class _Change:
             return ServiceEvent(self.why, self.last, self.before)
         kind = EventType.REGISTERED if self.before is None else EventType.UPDATED
         return ServiceEvent(kind, self.after, self.before)
+
+
+_awaited: Final[set[Watch]] = set()
+"""Those that somebody waits for. A source refers to its watches weakly, so that one that is given
+up ends; but who waits may be a task that nobody else refers to, and is to get its events."""
 
 
 class Watch:
@@ -111,7 +116,8 @@ class Watch:
             await self._start()
         while not self._pending:
             if self._error is not None:
-                raise self._error
+                error = self._error
+                raise error.again() if isinstance(error, RegistryError) else error
             if self._ended:
                 raise StopAsyncIteration
             await self._wait()
@@ -167,10 +173,12 @@ class Watch:
         if self._waiter is not None:
             raise RuntimeError("another task waits for this watch; give each task its own watch")
         self._waiter = asyncio.get_running_loop().create_future()
+        _awaited.add(self)
         try:
             await self._waiter
         finally:
             self._waiter = None
+            _awaited.discard(self)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from tests.tools import eventually
 
 from aioregistry import (
+    EventType,
+    InvalidService,
     NotRegistered,
     Registry,
     RegistryClosed,
@@ -21,6 +25,7 @@ from aioregistry import (
     connect,
 )
 from aioregistry.testing.brokers import Broker
+from aioregistry.transports import open_transport
 from aioregistry.transports.memory import MemoryBroker, MemoryTransport
 
 MakeRegistry = Callable[..., Registry]
@@ -272,3 +277,97 @@ async def test_another_event_loop_has_to_have_a_registry_of_its_own() -> None:
     with pytest.raises(RuntimeError, match="lives in another event loop"):
         await asyncio.to_thread(lambda: asyncio.run(connect()))
     await close_default()
+
+
+async def test_a_transport_serves_one_registry(make: MakeRegistry, url: str, prefix: str) -> None:
+    transport = open_transport(url)
+    async with Registry(transport, prefix=prefix) as first:
+        second = Registry(transport, prefix=prefix)
+        with pytest.raises(RuntimeError, match="serves another registry"):
+            await second.start()
+        await second.aclose()
+        await first.register("orders", PLACE)
+        async with make() as caller:
+            assert (await caller.get_service("orders")).address == PLACE
+    with pytest.raises(TransportError, match="is closed"):  # and not after a long wait
+        await asyncio.wait_for(Registry(transport, connect_timeout=60).start(), 5)
+
+
+def run(call: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    asyncio.run(call())
+
+
+async def test_another_event_loop_is_told_that_the_registry_is_not_its_own() -> None:
+    async with Registry("memory://") as registry:
+        calls: tuple[Callable[[], Coroutine[Any, Any, object]], ...] = (
+            lambda: registry.register("orders", PLACE),
+            lambda: registry.get_service("orders"),
+            lambda: registry.observe("orders"),
+            registry.aclose,
+        )
+        for call in calls:
+            with pytest.raises(RuntimeError, match="belongs to another event loop"):
+                await asyncio.to_thread(run, call)
+
+
+async def test_a_drain_ends_with_the_registry(make: MakeRegistry) -> None:
+    registry = make()
+    await registry.start()
+    await registry.register("orders", PLACE)
+    draining = asyncio.create_task(registry.drain(60))
+    await eventually(lambda: not registry.registered)
+    await registry.aclose()
+    await asyncio.wait_for(draining, 5)
+
+
+async def test_an_error_that_is_raised_again_and_again_keeps_nothing() -> None:
+    registry = Registry(MemoryTransport(MemoryBroker()))
+    before = asyncio.all_tasks()
+    await registry.start()
+    for task in asyncio.all_tasks() - before:
+        task.cancel()
+    await eventually(lambda: registry.closed)
+    for _ in range(3):
+        with pytest.raises(RegistryClosed) as caught:
+            await registry.get_service("orders")
+        assert len(caught.traceback) < 10
+    await registry.aclose()
+
+
+async def test_a_watch_that_is_waited_for_gets_its_events(make: MakeRegistry) -> None:
+    """Also if nobody refers to the task that waits."""
+    seen: list[EventType] = []
+
+    async def look(registry: Registry) -> None:
+        watch = registry.watch("orders")
+        while True:
+            seen.append((await anext(watch)).type)
+
+    async with make() as registry:
+        asyncio.create_task(look(registry))  # noqa: RUF006 - that is the point
+        registration = await registry.register("orders", PLACE)
+        await eventually(lambda: seen)
+        gc.collect()
+        await registration.set_status(Status.WARNING)
+        await eventually(lambda: EventType.UPDATED in seen)
+
+
+async def test_a_watch_that_is_given_up_ends(make: MakeRegistry) -> None:
+    async with make() as registry:
+        await registry.register("orders", PLACE)
+        await anext(registry.watch("orders"))
+        gc.collect()
+        assert registry.stats().watches == 0
+
+
+@pytest.mark.parametrize("target", [MemoryTransport, 5, b"nats://localhost:4222"])
+def test_what_is_no_broker_is_said_at_once(target: Any) -> None:
+    with pytest.raises(ValueError, match=r"target=.*: (a class|neither a URL nor a transport)"):
+        Registry(target)
+
+
+async def test_what_cannot_be_a_name_is_not_in_memory_either(make: MakeRegistry) -> None:
+    async with make() as registry:
+        for name in ("a*", "billing.>", None):
+            with pytest.raises(InvalidService):
+                registry.cached(name)  # type: ignore[arg-type]  # that is the point

@@ -93,7 +93,7 @@ class Keeper:
     def check_open(self) -> None:
         """Raise `TransportError` once `aclose` was called."""
         if self.closed:
-            raise TransportError(f"the transport to {self._address} is closed")
+            raise TransportError(f"the transport to {self._address} is closed", permanent=True)
 
     def checked(self, reply: Reply, what: str, subjects: frozenset[str] = frozenset()) -> Any:
         """The reply, if it is one.
@@ -119,7 +119,7 @@ class Keeper:
         """
         self.check_open()
         if self._supervisor is not None and not self._supervisor.done():
-            raise TransportError(f"connect() to {self._address} was called already")
+            raise TransportError(f"connect() to {self._address} was called already", permanent=True)
         self._on_state = on_state
         attempt: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._supervisor = supervisor = asyncio.create_task(

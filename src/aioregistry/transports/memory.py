@@ -269,7 +269,7 @@ class MemoryTransport:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise TransportError(f"the transport to {self.address} is closed")
+            raise TransportError(f"the transport to {self.address} is closed", permanent=True)
 
     def _check_link(self) -> None:
         self._check_open()

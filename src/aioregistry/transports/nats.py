@@ -143,7 +143,7 @@ class NatsTransport:
         """
         self._check_open()
         if self._life is not None and not self._life.done():
-            raise TransportError(f"connect() was called before, for {self.address}")
+            raise TransportError(f"connect() was called before, for {self.address}", permanent=True)
         self._on_state = on_state
         up = asyncio.get_running_loop().create_future()
         self._life = self._spawn(self._live(up), "link")
@@ -388,7 +388,7 @@ class NatsTransport:
             raise self._closed_error()
 
     def _closed_error(self) -> TransportError:
-        return TransportError(f"the transport to {self.address} is closed")
+        return TransportError(f"the transport to {self.address} is closed", permanent=True)
 
 
 def _check_options(options: dict[str, Any], *, borrowed: bool) -> None:
