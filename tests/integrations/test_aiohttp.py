@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import ssl
 from collections import Counter
@@ -17,10 +18,11 @@ from aiohttp.test_utils import TestServer
 
 from aioregistry import LeastPending, Registry, Rendezvous
 from aioregistry.integrations import resilience
-from aioregistry.integrations.aiohttp import RegistryMiddleware, RegistryResolver
+from aioregistry.integrations.aiohttp import RegistryMiddleware, RegistryResolver, repeatable
 from aioregistry.integrations.resilience import Policy
+from aioregistry.testing.brokers import unused_port
 from aioregistry.transports.memory import MemoryBroker, MemoryTransport
-from tests.integrations.instance import Instance, Received, never, response, running
+from tests.integrations.instance import Instance, Received, hang_up, never, response, running
 from tests.tools import eventually, no_new_tasks
 
 
@@ -103,6 +105,93 @@ async def test_with_other_middlewares(registry: Registry, two: list[Instance]) -
         await session.get("http://orders/")
     assert outside == ["http://orders/"] * 2
     assert Counter(inside) == {two[0].address: 1, two[1].address: 2}
+
+
+async def test_an_inner_middlewares_own_failure_is_no_instances(
+    registry: Registry, two: list[Instance]
+) -> None:
+    """It may need a token first, from a server that is down."""
+    elsewhere = f"http://127.0.0.1:{unused_port()}/token"
+    asked: list[str] = []
+
+    async def authorize(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        if request.headers.get("Authorization") is None:
+            asked.append(request.method)
+            async with aiohttp.ClientSession() as own:
+                await own.post(elsewhere)
+        return await handler(request)
+
+    middleware = RegistryMiddleware(registry, policy=Policy(failures=1))
+    async with aiohttp.ClientSession(middlewares=[middleware, authorize]) as session:
+        for method in ("POST", "GET"):
+            with pytest.raises(aiohttp.ClientConnectorError) as caught:
+                await session.request(method, "http://orders/")
+            assert f"{caught.value.host}:{caught.value.port}" in elsewhere
+            assert "orders" not in str(caught.value)
+        assert asked == ["POST", "GET"]
+        for _ in range(10):
+            await session.get("http://orders/", headers={"Authorization": "mine"})
+    assert [len(each.received) for each in two] == [5, 5]
+
+
+async def test_nor_is_it_where_the_connection_of_its_own_breaks_off(
+    registry: Registry, two: list[Instance]
+) -> None:
+    elsewhere = Instance("token", hang_up)
+
+    async def authorize(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        if request.headers.get("Authorization") is None:
+            async with aiohttp.ClientSession() as own:
+                await own.post(f"http://{elsewhere.address}/token")
+        return await handler(request)
+
+    middleware = RegistryMiddleware(registry, policy=Policy(failures=1))
+    async with (
+        running(elsewhere),
+        aiohttp.ClientSession(middlewares=[middleware, authorize]) as session,
+    ):
+        with pytest.raises(aiohttp.ServerDisconnectedError) as caught:
+            await session.post("http://orders/")
+        assert "orders" not in str(caught.value)
+        assert len(elsewhere.received) == 1
+        for _ in range(10):
+            await session.get("http://orders/", headers={"Authorization": "mine"})
+    assert [len(each.received) for each in two] == [5, 5]
+
+
+async def test_a_body_that_waits_for_the_servers_word_is_sent_again(registry: Registry) -> None:
+    """But not before that of the second instance, either."""
+    heads: list[bytes] = []
+    bodies: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        if len(heads) == 2:
+            with contextlib.suppress(TimeoutError):
+                bodies.append(await asyncio.wait_for(reader.read(1), 0.05))
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            bodies.append(await reader.readexactly(5))
+            writer.write(response(b"done"))
+            await writer.drain()
+        writer.close()
+
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(2):
+            server = await asyncio.start_server(serve, "127.0.0.1", 0)
+            stack.callback(server.close)
+            port = server.sockets[0].getsockname()[1]
+            await registry.register("orders", f"127.0.0.1:{port}")
+        session = aiohttp.ClientSession(middlewares=[RegistryMiddleware(registry)])
+        await stack.enter_async_context(session)
+        with repeatable():
+            async with session.post("http://orders/", data=b"hello", expect100=True) as got:
+                assert await got.read() == b"done"
+    assert [b"100-continue" in head for head in heads] == [True, True]
+    assert bodies == [b"hello"]
 
 
 async def test_websockets(registry: Registry) -> None:
@@ -212,6 +301,37 @@ async def test_nobody_is_blamed_while_the_connector_has_no_connection_left(
         for request in requests:
             (await request).release()
     assert [len(each.received) for each in two] == [1, 1]
+
+
+async def test_nor_while_others_have_all_its_connections(
+    registry: Registry, two: list[Instance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resilience, "_PATIENCE", 0.05)
+    more = asyncio.Event()
+
+    async def slow(_: Received, writer: asyncio.StreamWriter) -> None:
+        await more.wait()
+        writer.write(response(b""))
+
+    elsewhere = Instance("c", slow)
+    await registry.get_services("orders", minimum=2, timeout=5)
+    middleware = RegistryMiddleware(registry, policy=Policy(failures=1))
+    narrow = aiohttp.TCPConnector(limit=1)
+    async with (
+        running(elsewhere),
+        aiohttp.ClientSession(connector=narrow, middlewares=[middleware]) as session,
+    ):
+        direct = asyncio.create_task(session.get(f"http://{elsewhere.address}/"))
+        await eventually(lambda: elsewhere.received)
+        request = asyncio.create_task(session.post("http://orders/"))
+        await asyncio.sleep(0.2)
+        more.set()
+        for each in (direct, request):
+            (await each).release()
+        monkeypatch.undo()
+        for _ in range(9):
+            (await session.post("http://orders/")).release()
+    assert [len(each.received) for each in two] == [5, 5]
 
 
 async def test_a_middleware_that_is_dropped_ends_its_work(

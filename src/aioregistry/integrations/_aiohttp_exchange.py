@@ -245,8 +245,10 @@ class Exchange:
 
         What stands after us in the list of middlewares may send requests of its own.
         """
-        if not isinstance(error, aiohttp.ClientConnectorError) or self._request.proxy is not None:
+        if self._request.proxy is not None:
             return False
+        if not isinstance(error, aiohttp.ClientConnectorError):
+            return not isinstance(error, aiohttp.ConnectionTimeoutError)
         url = self._request.url
         return (error.host, error.port) != (url.raw_host, url.port)
 
