@@ -8,6 +8,7 @@ import gc
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator
+from operator import attrgetter
 from typing import Any
 
 import aiohttp
@@ -218,12 +219,18 @@ async def test_websockets(registry: Registry) -> None:
                 assert balancer.in_flight(service) == 0
 
 
-async def test_tls_is_for_the_name_of_the_service(registry: Registry) -> None:
+def contexts(name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Of a server with a certificate for this name, and of a client that trusts it."""
     authority: Any = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("orders").configure_cert(context)
+    authority.issue_cert(name).configure_cert(context)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
+    return context, trusting
+
+
+async def test_tls_is_for_the_name_of_the_service(registry: Registry) -> None:
+    context, trusting = contexts("orders")
     instance = Instance("x", context=context)
     async with running(instance):
         await registry.register("orders", instance.address)
@@ -242,11 +249,7 @@ async def test_tls_is_for_the_name_of_the_service(registry: Registry) -> None:
 
 
 async def test_tls_is_for_the_host_of_an_announced_url(registry: Registry) -> None:
-    authority: Any = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("web.example").configure_cert(context)
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
+    context, trusting = contexts("web.example")
     instance = Instance("x", context=context)
     async with running(instance):
         await registry.register("orders", instance.address, url="https://web.example/api")
@@ -259,6 +262,52 @@ async def test_tls_is_for_the_host_of_an_announced_url(registry: Registry) -> No
             assert got.status == 200
     assert instance.received[0].path == "/api/items"
     assert instance.received[0].headers["host"] == "web.example"
+
+
+async def add_a_slash(request: Received, writer: asyncio.StreamWriter) -> None:
+    """Redirect as frameworks do, with the scheme of a server that has TLS."""
+    if request.path.endswith("/"):
+        writer.write(response(b"there"))
+        return
+    location = f"location: https://{request.headers['host']}{request.path}/"
+    writer.write(response(b"", location, status="307 Temporary Redirect"))
+
+
+async def test_redirects_of_an_announced_url_keep_the_scheme_of_the_caller(
+    registry: Registry,
+) -> None:
+    context, trusting = contexts("web.example")
+    instance = Instance("x", add_a_slash, context=context)
+    async with running(instance):
+        await registry.register("orders", instance.address, url="https://web.example/api")
+        middleware = RegistryMiddleware(registry)
+        connector = aiohttp.TCPConnector(ssl=trusting)
+        async with aiohttp.ClientSession(connector=connector, middlewares=[middleware]) as session:
+            for scheme in ("http", "https"):
+                async with session.get(f"{scheme}://orders/items") as got:
+                    assert await got.read() == b"there"
+                    assert str(got.url) == f"{scheme}://orders/items/"
+                    assert got.history[0].headers["Location"] == str(got.url)
+    assert [each.path for each in instance.received] == ["/api/items", "/api/items/"] * 2
+
+
+async def test_redirects_stay_as_they_are_where_aiohttp_has_no_cache_of_headers(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one to come may be."""
+    monkeypatch.setattr(aiohttp.ClientResponse, "headers", property(attrgetter("_headers")))
+    context, trusting = contexts("localhost")
+    instance = Instance("x", add_a_slash, context=context)
+    async with running(instance):
+        url = f"https://localhost:{instance.address.rpartition(':')[2]}/api"
+        await registry.register("orders", url=url)
+        middleware = RegistryMiddleware(registry)
+        connector = aiohttp.TCPConnector(ssl=trusting)
+        async with (
+            aiohttp.ClientSession(connector=connector, middlewares=[middleware]) as session,
+            session.get("http://orders/items") as got,
+        ):
+            assert str(got.url) == f"{url}/items/"
 
 
 async def test_the_total_timeout_is_for_all_attempts(

@@ -131,6 +131,29 @@ async def test_an_announced_url_brings_its_path_and_its_host(
     assert hosts == [f"localhost:{port}", f"localhost:{port}", "mine"]
 
 
+@pytest.mark.parametrize("form", ["http://{host}{path}/", "{path}/"])
+async def test_redirects_of_an_announced_url_stay_with_the_service(
+    form: str, kind: Kind, world: Registry, registry: Registry
+) -> None:
+    async def add_a_slash(request: Received, writer: asyncio.StreamWriter) -> None:
+        if request.path.endswith("/"):
+            writer.write(response(b"there"))
+            return
+        location = form.format(host=request.headers["host"], path=request.path)
+        writer.write(response(b"", f"location: {location}", status="307 Temporary Redirect"))
+
+    instance = Instance("x", add_a_slash)
+    options = {} if kind.name == "aiohttp" else {"follow_redirects": True}
+    async with running(instance), kind.connect(registry) as client:
+        port = instance.address.partition(":")[2]
+        await world.register("orders", url=f"http://localhost:{port}/shop")
+        for headers in ({"Authorization": "mine"}, {"Authorization": "mine", "Host": "mine"}):
+            got = await client.request("POST", ITEMS, headers=headers, data=b"x", **options)
+            assert (got.body, got.url) == (b"there", f"{ITEMS}/")
+    assert [each.path for each in instance.received] == ["/shop/items", "/shop/items/"] * 2
+    assert {each.headers["authorization"] for each in instance.received} == {"mine"}
+
+
 async def test_other_urls_are_called_directly(
     kind: Kind, registry: Registry, three: list[Instance]
 ) -> None:

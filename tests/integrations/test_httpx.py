@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -204,6 +205,34 @@ async def test_tls_is_for_the_host_of_an_announced_url(
     assert asked == ["localhost"]
     assert instance.received[0].path == "/api/items"
     assert instance.received[0].headers["host"] == f"localhost:{port}"
+
+
+async def test_redirects_of_an_announced_url_keep_the_scheme_of_the_caller(
+    library: Any, transport: Any, registry: Registry, authority: trustme.CA
+) -> None:
+    async def add_a_slash(request: Received, writer: asyncio.StreamWriter) -> None:
+        if request.path.endswith("/"):
+            writer.write(response(b"there"))
+            return
+        location = f"location: https://{request.headers['host']}{request.path}/"
+        writer.write(response(b"", location, status="307 Temporary Redirect"))
+
+    context, _ = server_context(authority, "localhost")
+    instance = Instance("x", add_a_slash, context=context)
+    trusting = client_context(authority)
+    async with running(instance):
+        port = instance.address.partition(":")[2]
+        await registry.register("orders", url=f"https://localhost:{port}/api")
+        make = partial(library.AsyncHTTPTransport, verify=trusting)
+        async with library.AsyncClient(
+            transport=transport(registry, make_transport=make), follow_redirects=True
+        ) as client:
+            for scheme in ("http", "https"):
+                got = await client.get(f"{scheme}://orders/items")
+                assert got.text == "there"
+                assert str(got.url) == f"{scheme}://orders/items/"
+                assert got.history[0].headers["Location"] == str(got.url)
+    assert [each.path for each in instance.received] == ["/api/items", "/api/items/"] * 2
 
 
 async def test_without_a_certificate_that_is_trusted(

@@ -10,6 +10,7 @@ from aioregistry.integrations._targets import (
     Target,
     Unusable,
     check_domain,
+    location_for,
     service_name,
     target_of,
 )
@@ -110,6 +111,88 @@ def test_where_requests_go(service: Service, target: Target, *, secure: bool) ->
 def test_instances_that_are_no_use(service: Service, why: str, *, secure: bool) -> None:
     with pytest.raises(Unusable, match=why):
         target_of(service, HERE, secure=secure)
+
+
+SHOP = Target(PLAIN, "10.0.0.5", 8080, "/api", "shop.example", "shop.example")
+
+
+@pytest.mark.parametrize(
+    ("location", "seen"),
+    [
+        ("http://shop.example/api/items/?q=%20a#b", "http://orders/items/?q=%20a#b"),
+        ("HTTP://Shop.Example:80/api/b", "http://orders/b"),
+        ("//shop.example/api/b", "http://orders/b"),
+        ("http://shop.example/api", "http://orders"),
+        ("http://shop.example/api?q", "http://orders?q"),
+        ("/api/b?q", "/b?q"),
+        ("/api", "/"),
+        ("/api?q", "/?q"),
+        ("/api//b.example/c", "http://orders//b.example/c"),
+    ],
+)
+def test_redirects_to_an_instance_are_to_the_service(location: str, seen: str) -> None:
+    for host in ("shop.example", "shop.example:80"):
+        assert location_for(location, SHOP, host, scheme="http", authority="orders") == seen
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        # beyond the path that it announces
+        "http://shop.example/apis/b",
+        "http://shop.example/b",
+        "http://shop.example",
+        "/apis/b",
+        "/",
+        # somewhere else
+        "https://shop.example/api/b",
+        "http://shop.example:8080/api/b",
+        "http://user@shop.example/api/b",
+        "//b.example/api/b",
+        "ftp://shop.example/api/b",
+        "mailto:b@shop.example",
+        "http://[shop.example/api/b",
+        # relative to the caller's URL as much as to its own
+        "b/c",
+        "../b",
+        "?q",
+        "",
+    ],
+)
+def test_other_redirects_stay_as_they_are(location: str) -> None:
+    seen = location_for(location, SHOP, "shop.example", scheme="http", authority="orders")
+    assert seen == location
+
+
+def test_redirects_to_a_host_that_the_caller_has_given() -> None:
+    bare = Target(PLAIN, "10.0.0.5", 8080, "", "", HERE)
+    for location, seen in (
+        ("http://mine/b", "http://orders:8080/b"),
+        ("http://orders:8080/b", "http://orders:8080/b"),
+        ("/b", "/b"),
+    ):
+        got = location_for(location, bare, "mine", scheme="http", authority="orders:8080")
+        assert got == seen
+
+
+@pytest.mark.parametrize(
+    ("scheme", "secure", "location", "seen"),
+    [
+        ("http", TLS, "https://shop.example/b", "http://orders/b"),
+        ("http", TLS, "https://shop.example:443/b", "http://orders/b"),
+        ("https", TLS, "https://shop.example/b", "https://orders/b"),
+        ("http", TLS, "http://shop.example/b", "http://shop.example/b"),
+        ("ws", TLS, "https://shop.example/b", "http://orders/b"),
+        ("ws", PLAIN, "ws://shop.example/b", "ws://orders/b"),
+        ("wss", TLS, "wss://shop.example/b", "wss://orders/b"),
+    ],
+)
+def test_redirects_have_the_scheme_of_the_caller(
+    scheme: str, location: str, seen: str, *, secure: bool
+) -> None:
+    target = Target(secure, "10.0.0.5", 8443, "", "shop.example", "shop.example")
+    got = location_for(location, target, "shop.example", scheme=scheme, authority="orders")
+    assert got == seen
 
 
 def test_what_may_be_repeated() -> None:

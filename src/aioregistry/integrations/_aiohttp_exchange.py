@@ -7,11 +7,11 @@ import errno
 import ssl
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 from aiohttp.client_reqrep import ConnectionKey
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from aioregistry import RegistryError, Service
@@ -19,7 +19,14 @@ from aioregistry.integrations._aiohttp_connections import Connections, Dispatch
 from aioregistry.integrations._leavers import LEAVING
 from aioregistry.integrations._repeating import IDEMPOTENT, is_repeatable
 from aioregistry.integrations._routing import Router
-from aioregistry.integrations._targets import SECURE, Target, Unusable, scheme_for, target_of
+from aioregistry.integrations._targets import (
+    SECURE,
+    Target,
+    Unusable,
+    location_for,
+    scheme_for,
+    target_of,
+)
 
 __all__ = ["Exchange"]
 
@@ -113,10 +120,10 @@ class Exchange:
         dispatch = Dispatch(self._request, self._connections, service, self._router.counting)
         try:
             if patience is None:
-                return await self._receive(service)
+                return await self._receive(service, target)
             async with asyncio.timeout(patience) as waiting:
                 dispatch.connected = partial(waiting.reschedule, None)
-                return await self._receive(service)
+                return await self._receive(service, target)
         except aiohttp.ClientError as error:
             self._error = failure = error
         except TimeoutError:
@@ -136,8 +143,9 @@ class Exchange:
             self._not_sent(service, failure)
         return None
 
-    async def _receive(self, service: Service) -> aiohttp.ClientResponse:
+    async def _receive(self, service: Service, target: Target) -> aiohttp.ClientResponse:
         response = await self._handler(self._request)
+        self._relocate(response, target)
         if self._repeatable and _is_small(response):
             try:
                 await response.content.wait_eof()
@@ -151,6 +159,20 @@ class Exchange:
         else:
             response.connection.add_callback(partial(self._ended, service, response))
         return response
+
+    def _relocate(self, response: aiohttp.ClientResponse, target: Target) -> None:
+        """Have a redirect to the instance lead to the service."""
+        location = response.headers.get("Location")
+        if location is not None:
+            meant = location_for(
+                location,
+                target,
+                self._request.headers["Host"],
+                scheme=self._url.scheme,
+                authority=self._url.host_port_subcomponent or "",
+            )
+            if meant != location:
+                _show_location(response, meant)
 
     def _ended(self, service: Service, response: aiohttp.ClientResponse) -> None:
         # One that was closed early has an exception, too: of another kind.
@@ -299,6 +321,18 @@ def _can_be_read_again(body: object) -> bool:
     # That an iterator has begun is told by aiohttp 3.14; before, only that it has ended.
     once = isinstance(body, aiohttp.payload.AsyncIterablePayload)
     return not once and not getattr(body, "consumed", False)
+
+
+def _show_location(response: aiohttp.ClientResponse, location: str) -> None:
+    """Change the header that aiohttp follows.
+
+    It is read-only, but kept in a cache. If an aiohttp to come has none, it stays as it is.
+    """
+    cache: Any = getattr(response, "_cache", None)
+    if isinstance(cache, dict):
+        headers = CIMultiDict(response.headers)
+        headers["Location"] = location
+        cache["headers"] = CIMultiDictProxy(headers)
 
 
 def _is_small(response: aiohttp.ClientResponse) -> bool:

@@ -21,6 +21,7 @@ from aioregistry.integrations._targets import (
     SECURE,
     Target,
     Unusable,
+    location_for,
     scheme_for,
     service_name,
     target_of,
@@ -121,6 +122,7 @@ class _Exchange:
         lease = sender.pools.lease(service, secure=target.secure, balancer=sender.router.counting)
         try:
             response = await lease.transport.handle_async_request(request)
+            self._relocate(response, target, request)
             await self._take(response, service, lease)
         except self.library.module.TransportError as error:
             lease.release()
@@ -178,6 +180,18 @@ class _Exchange:
             left = max(0.0, left - (self._now() - self._connecting_since))
         extensions["timeout"] = {**self._timeouts, "connect": self._call.patience(left)}
         return extensions
+
+    def _relocate(self, response: Response, target: Target, sent: Request) -> None:
+        """Have a redirect to the instance lead to the service."""
+        location = response.headers.get("Location")
+        if location is not None:
+            response.headers["Location"] = location_for(
+                location,
+                target,
+                sent.headers.get("Host", ""),
+                scheme=self._url.scheme,
+                authority=self._url.netloc.decode(),
+            )
 
     async def _take(self, response: Response, service: Service, lease: Lease) -> None:
         """Tell of a response, and prepare it for the client."""

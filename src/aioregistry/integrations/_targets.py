@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
@@ -15,6 +16,7 @@ __all__ = [
     "Target",
     "Unusable",
     "check_domain",
+    "location_for",
     "scheme_for",
     "service_name",
     "target_of",
@@ -28,6 +30,9 @@ PLAIN: Final = frozenset({"http", "ws"})
 
 _NETWORKS: Final = frozenset({"", "tcp", "tcp4", "tcp6", "http", "https"})
 _CACHED: Final = 10_000
+
+_REFERENCE: Final = re.compile(r"(?:([^:/?#]+):)?(?://([^/?#]*))?([^?#]*)(.*)", re.DOTALL)
+"""Scheme, authority, path, and what follows: RFC 3986, appendix B. It matches everything."""
 
 
 class Unusable(Exception):
@@ -108,6 +113,33 @@ def scheme_for(scheme: str, *, secure: bool) -> str:
     return encrypted if secure else plain
 
 
+def location_for(location: str, target: Target, host: str, *, scheme: str, authority: str) -> str:
+    """A `Location` header as the caller has to see it, who knows the service, not the instance.
+
+    A redirect to where the request was sent becomes one to the service, without the path that
+    the instance announces, as Apache's `ProxyPassReverse` does it. All others stay.
+
+    Args:
+        location: the header as the instance has it.
+        target: where the request was sent.
+        host: the `Host` header that was sent.
+        scheme: that of the caller's URL.
+        authority: the host, and port if there is one, of the caller's URL.
+    """
+    to, place, path, rest = next(_REFERENCE.finditer(location)).groups()
+    if place is None and (to or not path.startswith("/")):
+        return location
+    if place is not None and not _is_at(to, place, target, host):
+        return location
+    if target.prefix:
+        before, path = path, path.removeprefix(target.prefix)
+        if path == before or path[:1] not in ("", "/"):
+            return location
+    if place is None and not path.startswith("//"):  # which would name a host
+        return (path or "/") + rest
+    return f"{scheme_for(to or 'http', secure=scheme in SECURE)}://{authority}{path}{rest}"
+
+
 @lru_cache(_CACHED)
 def _target(network: str, address: str, url: str, host: str, secure: bool) -> Target:  # noqa: FBT001 - lru_cache: positional is quicker
     if network not in _NETWORKS:
@@ -135,6 +167,19 @@ def _target(network: str, address: str, url: str, host: str, secure: bool) -> Ta
         parts.netloc.rpartition("@")[2],
         parts.hostname or host,
     )
+
+
+def _is_at(scheme: str | None, authority: str, target: Target, host: str) -> bool:
+    """Whether it is where the request was sent."""
+    secure = target.secure
+    if scheme is not None and scheme.lower() not in (SECURE if secure else PLAIN):
+        return False
+    return _bare(authority, secure=secure) == _bare(host, secure=secure)
+
+
+def _bare(authority: str, *, secure: bool) -> str:
+    """Without a port that goes without saying."""
+    return authority.lower().removesuffix(":443" if secure else ":80")
 
 
 def _split(url: str) -> SplitResult:
