@@ -195,6 +195,36 @@ async def test_a_body_that_waits_for_the_servers_word_is_sent_again(registry: Re
     assert bodies == [b"hello"]
 
 
+@pytest.mark.parametrize("before", [0, 2])
+@pytest.mark.parametrize("others", [0, 1])
+async def test_a_connection_that_comes_when_its_instance_has_gone_is_closed(
+    before: int, others: int, registry: Registry
+) -> None:
+    async def late(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        await registry.unregister("orders", f"{request.url.host}:{request.url.port}")
+        await eventually(lambda: len(registry.cached("orders")) == others)
+        return await handler(request)
+
+    instances = [Instance("a"), Instance("b")][: others + 1]
+    middleware = RegistryMiddleware(registry)
+    async with running(*instances), aiohttp.ClientSession(middlewares=[middleware]) as session:
+        for each in instances:
+            await registry.register("orders", each.address)
+        for _ in range(before):
+            await (await session.get("http://orders/")).read()
+        opened = [each.connections for each in instances]
+        async with session.get("http://orders/", middlewares=[middleware, late]) as got:
+            assert got.status == 200
+        assert sum(each.connections for each in instances) == sum(opened) + 1
+        gone = {each.address for each in instances} - {
+            each.address for each in registry.cached("orders")
+        }
+        [left] = [each for each in instances if each.address in gone]
+        await eventually(lambda: left.open == 0)
+
+
 async def test_websockets(registry: Registry) -> None:
     async def echo(request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()

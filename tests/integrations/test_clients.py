@@ -861,6 +861,72 @@ async def test_a_restart_gets_connections_of_its_own(
         assert instance.connections == 2
 
 
+def departures() -> list[str]:
+    """The tasks that watch for instances that go."""
+    names = (each.get_name() for each in asyncio.all_tasks())
+    return [each for each in names if "departures" in each]
+
+
+async def test_names_that_have_gone_leave_nothing_behind(
+    kind: Kind, world: Registry, registry: Registry
+) -> None:
+    instance = Instance("x")
+    async with running(instance), kind.connect(registry) as client:
+        for number in range(20):
+            name = f"job-{number}"
+            await world.register(name, instance.address)
+            assert (await client.request("GET", f"http://{name}/")).tag == "x"
+            assert departures() == [f"aioregistry departures of {name}"]
+            await world.unregister(name, instance.address)
+            await eventually(lambda: not departures())
+            await registry.unobserve(name)
+        assert registry.observed == ()
+        assert registry.stats().watches == 0
+        await eventually(lambda: instance.open == 0)
+
+
+async def test_one_that_is_critical_has_not_gone(
+    kind: Kind, world: Registry, registry: Registry
+) -> None:
+    instance = Instance("x")
+    async with running(instance), kind.connect(registry) as client:
+        await only(world, registry, instance)
+        await client.request("GET", ITEMS)
+        await world.set_status("orders", Status.CRITICAL, instance.address)
+        await eventually(lambda: not registry.cached("orders"))
+        assert departures()
+        assert instance.open == 1
+        await world.unregister("orders", instance.address)
+        await eventually(lambda: instance.open == 0)
+
+
+async def test_when_a_name_comes_back_its_connections_are_watched_again(
+    kind: Kind, world: Registry, registry: Registry
+) -> None:
+    instance = Instance("x")
+    async with running(instance), kind.connect(registry) as client:
+        for _ in range(3):
+            await only(world, registry, instance)
+            await client.request("GET", ITEMS)
+            assert instance.open == 1
+            await world.unregister("orders", instance.address)
+            await eventually(lambda: instance.open == 0)
+        assert instance.connections == 3
+
+
+async def test_all_instances_of_a_name_go_at_once(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    async with kind.connect(registry) as client:
+        for _ in three:
+            await client.request("GET", ITEMS)
+        assert [each.open for each in three] == [1, 1, 1]
+        await registry.unobserve("orders")
+        await eventually(lambda: [each.open for each in three] == [0, 0, 0])
+        await eventually(lambda: not departures())
+        assert (await client.request("GET", ITEMS)).status == 200
+
+
 async def test_a_response_that_is_closed_early_is_not_in_flight(
     kind: Kind, world: Registry, registry: Registry
 ) -> None:

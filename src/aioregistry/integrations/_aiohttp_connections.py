@@ -67,7 +67,6 @@ class Connections:
 
     def used(self, service: Service, connection: Connection) -> None:
         """A request to the instance got this connection, and has it until it is released."""
-        self._departures.watch(service.name)
         transport = connection.transport
         if transport is None:
             return
@@ -81,6 +80,7 @@ class Connections:
             link.transports.add(transport)
         link.busy.add(transport)
         connection.add_callback(partial(_released, link, transport, connection))
+        self._departures.watch(service)
 
     def changed(self, key: Key, identity: str | None) -> None:
         """An instance has changed: `identity` is who is there now; None: nobody."""

@@ -122,7 +122,6 @@ class Pools:
             secure: whether over TLS.
             balancer: who is to know that the request is in flight; None: nobody.
         """
-        self._departures.watch(service.name)
         key = service.key, secure
         pool = self._pools.get(key)
         if pool is None or pool.id != service.id:
@@ -131,6 +130,7 @@ class Pools:
             pool = self._pools[key] = _Pool(service.id, self._make(secure=secure))
         pool.leases += 1
         pool.used = now = asyncio.get_running_loop().time()
+        self._departures.watch(service)
         if now >= self._sweep_at:
             self._sweep(now)
         pending = None
