@@ -466,6 +466,29 @@ async def test_the_resolver_takes_the_same_arguments(
         await (await session.get(f"http://localhost:{port}/")).read()
 
 
+async def test_the_resolver_passes_over_those_with_another_scheme(registry: Registry) -> None:
+    context, trusting = contexts("orders")
+    plain, secure = Instance("plain"), Instance("secure", context=context)
+    other = aiohttp.TCPConnector(
+        resolver=RegistryResolver(registry), use_dns_cache=False, force_close=True, ssl=trusting
+    )
+    async with running(plain, secure), aiohttp.ClientSession(connector=other) as session:
+        await registry.register("orders", url=f"https://{secure.address}")
+        with pytest.raises(aiohttp.ClientConnectorDNSError, match="announces https"):
+            await session.get("http://orders/")
+        await registry.register("orders", url=f"http://{plain.address}")
+        for scheme in ("http", "https"):
+            for _ in range(4):
+                async with session.get(f"{scheme}://orders/") as got:
+                    assert got.status == 200
+        await registry.unregister("orders", f"https://{secure.address}")
+        await eventually(lambda: len(registry.cached("orders")) == 1)
+        with pytest.raises(aiohttp.ClientConnectorDNSError, match="announces plain http"):
+            await session.get("https://orders/")
+    assert [len(each.received) for each in (plain, secure)] == [4, 4]
+    assert plain.connections == 4
+
+
 async def test_the_resolver_says_why_it_cannot(registry: Registry) -> None:
     async with aiohttp.ClientSession(connector=connector(RegistryResolver(registry))) as session:
         with pytest.raises(

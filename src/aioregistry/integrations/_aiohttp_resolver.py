@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from typing import Final
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -12,6 +13,10 @@ from aioregistry import Balancer, Predicate, Registry, RegistryError, Service
 from aioregistry.integrations._targets import Unusable, check_domain, service_name, target_of
 
 __all__ = ["RegistryResolver"]
+
+_PLAIN: Final = 80
+_TLS: Final = 443
+"""The ports of `http` and `https`: all that a resolver gets to know of the scheme."""
 
 
 class RegistryResolver(AbstractResolver):
@@ -25,7 +30,8 @@ class RegistryResolver(AbstractResolver):
     when it cannot connect. It keeps connections alive for the name as a whole: the choice is
     made once for each connection, not for each request, and nothing that was sent is sent
     again. `RegistryMiddleware` does better where it can be used. Instances that announce a
-    URL with a path are passed over: a resolver cannot add that.
+    URL with a path are passed over: a resolver cannot add that. So are those that announce
+    `https` where the request is for `http`, and the other way round.
 
     Args:
         registry: where the services are; it stays the caller's, to start and to close.
@@ -73,7 +79,7 @@ class RegistryResolver(AbstractResolver):
             return await self._others().resolve(host, port, family)
         found: list[ResolveResult] = []
         failure = OSError(errno.EHOSTUNREACH, f"service {name!r}: it has no address")
-        for place in await self._places(name, host):
+        for place in await self._places(name, host, port):
             try:
                 found += await self._others().resolve(*place, family)
             except OSError as error:
@@ -92,16 +98,18 @@ class RegistryResolver(AbstractResolver):
             self._resolver = aiohttp.ThreadedResolver()
         return self._resolver
 
-    async def _places(self, name: str, host: str) -> list[tuple[str, int]]:
+    async def _places(self, name: str, host: str, port: int) -> list[tuple[str, int]]:
         places: list[tuple[str, int]] = []
         why = "it has no instance"
         for service in await self._services(name):
             try:
-                target = target_of(service, host, secure=False)
+                target = target_of(service, host, secure=port == _TLS)
             except Unusable as reason:
                 why = str(reason)
                 continue
-            if target.prefix:
+            if target.secure and port == _PLAIN:
+                why = f"it announces https, and the request is for port {port}"
+            elif target.prefix:
                 why = f"it announces the path {target.prefix}, which a resolver cannot add"
             else:
                 places.append((target.host, target.port))
