@@ -164,6 +164,36 @@ async def test_nor_is_it_where_the_connection_of_its_own_breaks_off(
     assert [len(each.received) for each in two] == [5, 5]
 
 
+async def test_least_pending_knows_what_an_inner_middleware_sends_again(
+    registry: Registry,
+) -> None:
+    async def drip(request: Received, writer: asyncio.StreamWriter) -> None:
+        if "authorization" not in request.headers:
+            writer.write(response(b"who?", status="401 Unauthorized"))
+            return
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+        await never(request, writer)
+
+    async def authorize(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        (await handler(request)).release()
+        request.headers["Authorization"] = "mine"
+        return await handler(request)
+
+    balancer = LeastPending()
+    instance = Instance("x", drip)
+    async with running(instance):
+        service = (await registry.register("orders", instance.address)).service
+        middleware = RegistryMiddleware(registry, balancer=balancer)
+        async with aiohttp.ClientSession(middlewares=[middleware, authorize]) as session:
+            async with session.get("http://orders/") as got:
+                assert got.status == 200
+                assert balancer.in_flight(service) == 1
+            assert balancer.in_flight(service) == 0
+    assert len(instance.received) == 2
+
+
 async def test_a_body_that_waits_for_the_servers_word_is_sent_again(registry: Registry) -> None:
     """But not before that of the second instance, either."""
     heads: list[bytes] = []

@@ -101,10 +101,30 @@ def _released(link: _Link, transport: asyncio.Transport, connection: Connection)
         protocol.force_close()  # instead of going back to the pool
 
 
+class _Flight:
+    """A request that has a connection, or waits for one; counted until `over`."""
+
+    def __init__(
+        self, connections: Connections, service: Service, balancer: LeastPending | None
+    ) -> None:
+        self._connections = connections
+        self._pending: Any = None
+        connections.requests += 1
+        if balancer is not None:
+            self._pending = balancer.pending(service)
+            self._pending.__enter__()
+
+    def over(self) -> None:
+        self._connections.requests -= 1
+        if self._pending is not None:
+            self._pending.__exit__()
+
+
 class Dispatch:
     """Sees the moment when a request gets its connection, which is before its first byte.
 
-    It takes the place of the `send` method of one request, until `remove`.
+    It takes the place of the `send` method of one request, until `remove`. What stands after
+    us in the list of middlewares may send the request more than once.
 
     Args:
         request: the request.
@@ -129,34 +149,23 @@ class Dispatch:
         self._request = request
         self._connections = connections
         self._service = service
-        self._pending: Any = None
-        self._over = False
-        connections.requests += 1
-        if balancer is not None:
-            self._pending = balancer.pending(service)
-            self._pending.__enter__()
+        self._begin = partial(_Flight, connections, service, balancer)
+        self._first = self._begin()
         self._send = request.send
         # The client calls it with the connection, which it shows to nobody else.
         request.send = self._see_and_send  # type: ignore[method-assign]
 
     async def _see_and_send(self, conn: Connection) -> ClientResponse:
+        flight = self._begin() if self.sent else self._first
         self.sent = True
         if self.connected is not None:
             self.connected()
         self._connections.used(self._service, conn)
-        conn.add_callback(self._done)
+        conn.add_callback(flight.over)
         return await self._send(conn)
 
     def remove(self) -> None:
         """Give the request its own `send` back."""
         del self._request.send
         if not self.sent:
-            self._done()
-
-    def _done(self) -> None:
-        if self._over:
-            return
-        self._over = True
-        self._connections.requests -= 1
-        if self._pending is not None:
-            self._pending.__exit__()
+            self._first.over()
