@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import inspect
 import itertools
 import random
 import re
@@ -112,24 +113,59 @@ def version(spec: str) -> Predicate:
 
     Raises:
         ValueError: the spec cannot be read.
+        TypeError: it is no string.
     """
+    if not isinstance(spec, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers err
+        raise TypeError(f'version() takes a string such as ">=1.2,<2", not {spec!r}')
     _comparisons(spec)
     return _Version(spec)
 
 
 def all_of(*predicates: Predicate) -> Predicate:
-    """Instances that satisfy every one of the predicates."""
+    """Instances that satisfy every one of the predicates.
+
+    Raises:
+        TypeError: one of them cannot be a predicate.
+    """
+    _check_predicates("all_of", predicates)
     return _AllOf(predicates)
 
 
 def any_of(*predicates: Predicate) -> Predicate:
-    """Instances that satisfy at least one of the predicates."""
+    """Instances that satisfy at least one of the predicates.
+
+    Raises:
+        TypeError: one of them cannot be a predicate.
+    """
+    _check_predicates("any_of", predicates)
     return _AnyOf(predicates)
 
 
 def negate(predicate: Predicate) -> Predicate:
-    """Instances that do not satisfy the predicate."""
+    """Instances that do not satisfy the predicate.
+
+    Raises:
+        TypeError: it cannot be a predicate.
+    """
+    _check_predicates("negate", (predicate,))
     return _Negation(predicate)
+
+
+def why_no_predicate(given: object) -> str | None:
+    """Why `given` cannot be a predicate, in words that end with what to write; None: it can."""
+    if not callable(given):
+        return f"{given!r} is no function; write one such as passing, or all_of() for everything"
+    if is_async(given):
+        return f"{given!r} is async, so that everything would match; write a plain function"
+    if any(given is maker for maker in _MAKERS):
+        return f"{given!r} only makes predicates; write {_name(given)}(...)"
+    return None
+
+
+def is_async(function: object) -> bool:
+    """Whether calling it gives a coroutine, as far as can be seen without a call."""
+    called = getattr(function, "__call__", None)  # noqa: B004 - the method of an object
+    return any(map(inspect.iscoroutinefunction, (function, called)))
 
 
 class _Local(msgspec.Struct, frozen=True):
@@ -207,8 +243,18 @@ class _Negation(msgspec.Struct, frozen=True):
         return f"negate({_name(self.predicate)})"
 
 
-def _name(predicate: Predicate) -> str:
+def _name(predicate: object) -> str:
     return getattr(predicate, "__name__", None) or repr(predicate)
+
+
+_MAKERS: Final = (local, metadata, version, all_of, any_of, negate)
+
+
+def _check_predicates(maker: str, given: tuple[object, ...]) -> None:
+    for each in given:
+        reason = why_no_predicate(each)
+        if reason:
+            raise TypeError(f"{maker}() takes predicates, each an argument: {reason}")
 
 
 def _check_pair(key: object, value: object) -> None:

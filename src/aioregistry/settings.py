@@ -8,9 +8,16 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-from aioregistry.choosing import Balancer, Predicate, RoundRobin, not_critical
+from aioregistry.choosing import (
+    Balancer,
+    Predicate,
+    RoundRobin,
+    is_async,
+    not_critical,
+    why_no_predicate,
+)
 from aioregistry.errors import InvalidService
 from aioregistry.limits import MAX_PREFIX_BYTES, MAX_TTL, MIN_TTL, check_field, check_name
 
@@ -54,11 +61,33 @@ class Settings:
             raise ValueError(
                 f"max_instances must be a positive integer, not {self.max_instances!r}"
             )
-        for name in ("where", "accept"):
-            if getattr(self, name) is not None and not callable(getattr(self, name)):
-                raise ValueError(f"{name} must be a predicate, not {getattr(self, name)!r}")
-        if not callable(getattr(self.balancer, "choose", None)):
-            raise ValueError(f"balancer must have a method choose(), not {self.balancer!r}")
+        self._check_functions()
+        if self.rng is not None and not isinstance(self.rng, random.Random):  # pyright: ignore[reportUnnecessaryIsInstance] - callers err
+            raise ValueError(
+                f"rng must be a random.Random, such as random.Random(7), not {self.rng!r}"
+            )
+
+    def _check_functions(self) -> None:
+        _check_predicate("where", self.where)
+        if self.accept is not None:
+            _check_predicate("accept", self.accept)
+        choose = getattr(self.balancer, "choose", None)
+        if isinstance(self.balancer, type):
+            raise ValueError(
+                f"balancer must be an object, and {self.balancer!r} is a class;"
+                f" write {self.balancer.__name__}(...)"
+            )
+        if not callable(choose) or is_async(choose):
+            raise ValueError(
+                "balancer must have a method choose() that is not async, as RoundRobin() has;"
+                f" {self.balancer!r} has none"
+            )
+        clock = cast("object", self.wall_clock)  # what the caller gave, whatever it is
+        if not callable(clock) or is_async(clock):
+            raise ValueError(
+                "wall_clock must be a function that gives seconds since the epoch, such as"
+                f" time.time, not {clock!r}"
+            )
 
     def _check_texts(self) -> None:
         try:
@@ -81,6 +110,12 @@ class Settings:
     def host(self) -> str:
         """The name of this machine, as announced."""
         return socket.gethostname() if self.hostname is None else self.hostname
+
+
+def _check_predicate(name: str, given: object) -> None:
+    reason = why_no_predicate(given)
+    if reason:
+        raise ValueError(f"{name} must be a predicate: {reason}")
 
 
 def check_duration(name: str, value: Any) -> None:

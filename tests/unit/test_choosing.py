@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -56,6 +58,17 @@ def never(_service: Service) -> bool:
     return False
 
 
+async def soon(_service: Service) -> bool:
+    return False
+
+
+class Soon:
+    """A predicate that would have to be awaited."""
+
+    async def __call__(self, _service: Service) -> bool:
+        return False
+
+
 class TestPredicates:
     @pytest.mark.parametrize(
         ("status", "is_passing", "is_not_critical"),
@@ -94,6 +107,28 @@ class TestPredicates:
     def test_metadata_that_can_never_match(self, pairs: dict[Any, Any]) -> None:
         with pytest.raises(TypeError, match="metadata is strings to strings"):
             metadata(pairs)
+
+    @pytest.mark.parametrize(
+        ("given", "remedy"),
+        [
+            *[(value, "write one such as passing") for value in (None, "passing", [passing])],
+            (soon, "write a plain function"),
+            (Soon(), "write a plain function"),
+            (functools.partial(soon), "write a plain function"),
+            (local, r"write local\(\.\.\.\)"),
+            (metadata, r"write metadata\(\.\.\.\)"),
+        ],
+        ids=lambda value: re.sub(" at 0x.*", "", repr(value))[:30],
+    )
+    def test_what_is_no_predicate_is_refused_when_it_is_combined(
+        self, given: Any, remedy: str
+    ) -> None:
+        for make in (all_of, any_of, negate):
+            with pytest.raises(TypeError, match=rf"{make.__name__}\(\) takes .*{remedy}") as caught:
+                make(given)
+            assert repr(given) in str(caught.value)
+        with pytest.raises(TypeError, match=remedy):
+            all_of(passing, given)
 
     def test_combinations(self) -> None:
         zone, tier = metadata(zone="eu"), metadata(tier="gold")
@@ -263,6 +298,12 @@ class TestVersion:
             version(spec)
         assert f'version("{spec}")' in str(caught.value)
         assert 'write for example ">=1.2,<2"' in str(caught.value)
+
+    @pytest.mark.parametrize("spec", [5, 1.4, None, (1, 2), b">=1"])
+    def test_what_is_no_text_is_refused(self, spec: Any) -> None:
+        with pytest.raises(TypeError, match=re.escape('a string such as ">=1.2,<2"')) as caught:
+            version(spec)
+        assert repr(spec) in str(caught.value)
 
     def test_malformed_names_the_part(self) -> None:
         with pytest.raises(ValueError, match="'2' is no comparison"):

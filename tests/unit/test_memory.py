@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -41,6 +42,12 @@ async def connected(broker: MemoryBroker) -> MemoryTransport:
 def test_is_a_transport() -> None:
     transport: Transport = MemoryTransport(MemoryBroker())
     assert isinstance(transport, Transport)
+
+
+@pytest.mark.parametrize("broker", ["memory://x", "", 5, MemoryBroker])
+def test_what_is_no_broker_is_refused(broker: Any) -> None:
+    with pytest.raises(TypeError, match=r"a MemoryBroker, such as .* Registry\('memory://test'\)"):
+        MemoryTransport(broker)
 
 
 async def test_delivery_is_never_within_publish() -> None:

@@ -9,10 +9,23 @@ from typing import Any
 
 import pytest
 
-from aioregistry.choosing import passing
+from aioregistry.choosing import RoundRobin, local, passing
 from aioregistry.limits import MAX_TTL, MIN_TTL
 from aioregistry.registry import Registry
+from aioregistry.service import Service
 from aioregistry.settings import Settings, check_duration
+
+
+async def soon(_service: Service) -> bool:
+    return False
+
+
+class Slow:
+    """A balancer that would have to be awaited."""
+
+    async def choose(self, services: tuple[Service, ...], _scope: object) -> Service:
+        return services[0]
+
 
 NO_DURATION: list[Any] = [
     0,
@@ -40,9 +53,11 @@ NO_DURATION: list[Any] = [
         *[("connect_timeout", value) for value in NO_DURATION],
         *[("prefix", value) for value in ["", "a b", "a.", "a.*", ">", "_all", "x" * 256, 5, None]],
         *[("max_instances", value) for value in [0, -1, 1.0, True, "1", None]],
-        *[("where", value) for value in ["passing", 5]],
-        *[("accept", value) for value in ["passing", 5]],
-        *[("balancer", value) for value in ["random", passing]],
+        *[("where", value) for value in ["passing", 5, None, soon, local]],
+        *[("accept", value) for value in ["passing", 5, soon, local]],
+        *[("balancer", value) for value in ["random", passing, RoundRobin, Slow()]],
+        *[("wall_clock", value) for value in [5, 1e9, None, soon]],
+        *[("rng", value) for value in [5, "7", random, random.Random]],
         *[("hostname", value) for value in [5, b"h", "a\nb", "a\ud800", "x" * 2049]],
     ],
     ids=lambda value: re.sub(" at 0x.*", "", repr(value))[:30],
@@ -55,6 +70,23 @@ def test_what_is_wrong_is_named(name: str, value: Any) -> None:
     if shown.isprintable() and shown:
         assert shown in str(caught.value)
     with pytest.raises(ValueError, match=re.escape(str(caught.value)[:40])):
+        Registry("memory://", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({"where": "passing"}, "write one such as passing, or all_of() for everything"),
+        ({"where": soon}, "everything would match; write a plain function"),
+        ({"accept": local}, "write local(...)"),
+        ({"balancer": RoundRobin}, "is a class; write RoundRobin(...)"),
+        ({"wall_clock": 1e9}, "such as time.time"),
+        ({"rng": 7}, "such as random.Random(7)"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+)
+def test_what_to_write_instead_is_said(options: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(remedy)):
         Registry("memory://", **options)
 
 

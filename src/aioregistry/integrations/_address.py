@@ -12,6 +12,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from aioregistry import InvalidService, Registry, Service, advertised_address
+from aioregistry.limits import check_field
 
 __all__ = ["Endpoint", "check_given", "doubts", "endpoint_of", "is_complete", "name_of", "place"]
 
@@ -87,6 +88,7 @@ def check_given(name: str, address: str, network: str = "") -> None:
     """
     if not address or network.startswith("unix"):
         return
+    check_field(f"address of {name!r}", address)
     what = f"address={address!r} of {name!r}"
     if _WINDOWS.match(address):
         raise InvalidService(

@@ -16,12 +16,26 @@ from aioregistry import (
     Service,
     Status,
 )
-from aioregistry.integrations._address import Endpoint, check_given, doubts, place
+from aioregistry.integrations._address import (
+    Endpoint,
+    check_given,
+    doubts,
+    is_complete,
+    place,
+)
 from aioregistry.integrations._leaving import DRAIN
 from aioregistry.integrations._logs import log
 from aioregistry.integrations.health import HealthCheck
+from aioregistry.limits import check_service, status_of
 
-__all__ = ["Presence", "check_drain", "offered", "readiness_of", "until_it_accepts"]
+__all__ = [
+    "Presence",
+    "check_drain",
+    "check_hooks",
+    "offered",
+    "readiness_of",
+    "until_it_accepts",
+]
 
 _PROBE: Final = 0.05
 _PATIENCE: Final = 5.0
@@ -30,23 +44,44 @@ _UNPROBED: Final = ("udp", "unixgram", "unixpacket")
 """How the names of networks begin, as Go has them, where asyncio can open no connection."""
 
 
-def offered(service: Service | str, address: str, **given: Any) -> Service:
+def offered(
+    service: Service | str, address: str, *, status: Status | None, **given: Any
+) -> Service:
     """The service that `register` was asked to announce; arguments as for `Registry.register`.
 
     Raises:
-        InvalidService: the address cannot be one; the text says what to write instead.
+        InvalidService: a value makes no sense or is too large; the text says what to write
+            instead.
     """
     base = service if isinstance(service, Service) else Service(service)
-    changes = {field: value for field, value in {"address": address, **given}.items() if value}
+    given |= {"address": address, "status": None if status is None else status_of(status)}
+    changes = {field: value for field, value in given.items() if value}
     base = msgspec.structs.replace(base, **changes)
-    check_given(base.name, base.address, base.network)
+    check_service(msgspec.structs.replace(base, address=""))
+    check_given(base.name, base.address, base.network)  # it has more to say about an address
+    if is_complete(base):
+        check_service(base)
     return base
 
 
 def check_drain(drain: float | None) -> None:
     """Raise `ValueError` unless `drain` is a number of seconds, zero, or None."""
-    if drain is not None and not 0 <= drain < float("inf"):
+    if drain is None:
+        return
+    number = isinstance(drain, int | float)  # pyright: ignore[reportUnnecessaryIsInstance] - callers err
+    if not number or not 0 <= drain < float("inf"):
         raise ValueError(f"drain must be a number of seconds, or 0, not {drain!r}")
+
+
+def check_hooks(health: object, ready: object) -> None:
+    """Raise `TypeError`, saying what to write, unless these can be what `register` takes."""
+    if health is not None and not isinstance(health, HealthCheck):
+        raise TypeError(
+            f"health must be a HealthCheck, not {health!r}; for an async function:"
+            " health=HealthCheck(check)"
+        )
+    if ready is not None and not callable(ready):
+        raise TypeError(f"ready must be an async function without arguments, not {ready!r}")
 
 
 class Presence:

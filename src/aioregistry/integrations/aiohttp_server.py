@@ -37,6 +37,7 @@ from aioregistry.integrations._logs import log
 from aioregistry.integrations._presence import (
     Presence,
     check_drain,
+    check_hooks,
     offered,
     readiness_of,
     until_it_accepts,
@@ -140,8 +141,9 @@ def register(
     later is logged, and told by `readiness`.
 
     Raises:
-        InvalidService: the address cannot be one.
+        InvalidService: a value makes no sense or is too large.
         ValueError: `drain` makes no sense.
+        TypeError: `health` is no `HealthCheck`, or `ready` no function.
     """
     offer = offered(
         service,
@@ -154,6 +156,7 @@ def register(
         status=status,
     )
     check_drain(drain)
+    check_hooks(health, ready)
 
     async def registered(app: web.Application) -> AsyncIterator[None]:
         async with _opened(app, registry, client) as opened:

@@ -25,6 +25,7 @@ from aioregistry.integrations._logs import log
 from aioregistry.integrations._presence import (
     Presence,
     check_drain,
+    check_hooks,
     offered,
     readiness_of,
     until_it_accepts,
@@ -146,8 +147,9 @@ def register(
     is logged, and told by `readiness`.
 
     Raises:
-        InvalidService: the address cannot be one.
+        InvalidService: a value makes no sense or is too large.
         ValueError: `drain` makes no sense.
+        TypeError: `health` is no `HealthCheck`, or `ready` no function.
     """
     offer = offered(
         service,
@@ -160,6 +162,7 @@ def register(
         status=status,
     )
     check_drain(drain)
+    check_hooks(health, ready)
 
     @asynccontextmanager
     async def registered(app: Any) -> AsyncGenerator[dict[str, Any]]:

@@ -183,9 +183,17 @@ class MemoryTransport:
 
     Args:
         broker: the broker; None: the unnamed one of this process, `MemoryBroker.named()`.
+
+    Raises:
+        TypeError: `broker` is something else, such as a URL.
     """
 
     def __init__(self, broker: MemoryBroker | None = None) -> None:
+        if broker is not None and not isinstance(broker, MemoryBroker):  # pyright: ignore[reportUnnecessaryIsInstance] - callers err
+            raise TypeError(
+                f"broker must be a MemoryBroker, such as MemoryBroker.named('test'), not"
+                f" {broker!r}; a URL goes to Registry('memory://test')"
+            )
         self._broker = MemoryBroker.named() if broker is None else broker
         self._link = _Link(self._broker)
         self._closed = False
