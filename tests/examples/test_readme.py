@@ -107,6 +107,15 @@ async def it_prints_events(programs: Programs, file: Path) -> None:
     assert "orders" not in program.output
 
 
+async def it_withdraws_when_it_is_stopped(programs: Programs, file: Path) -> None:
+    async with Registry(programs.url) as registry, registry.watch("orders") as watch:
+        program = programs.python(file)
+        assert (await anext(watch)).type is EventType.REGISTERED
+        assert await program.stop() == 0, program.output
+        assert (await anext(watch)).type is EventType.UNREGISTERED
+    assert program.output == ""
+
+
 async def it_passes(programs: Programs, file: Path) -> None:
     program = programs.python("-m", "pytest", "-c", "/dev/null", "-p", "no:cacheprovider", file)
     assert await program.wait() == 0, program.output
@@ -119,6 +128,7 @@ RUNNERS: dict[str, Runner] = {
     "fastapi_caller.py": it_calls,
     "aiohttp_service.py": it_greets,
     "aiohttp_caller.py": it_calls,
+    "worker.py": it_withdraws_when_it_is_stopped,
     "watch.py": it_prints_events,
     "choose.py": it_ends_well,
     "share_nats.py": it_ends_well,

@@ -168,6 +168,15 @@ async def test_other_urls_are_called_directly(
     assert three[1].received[0].headers["host"] == "orders.service"
 
 
+async def test_the_port_of_the_scheme_counts_as_none(
+    kind: Kind, registry: Registry, three: list[Instance]
+) -> None:
+    async with kind.connect(registry) as client:
+        await client.request("GET", "http://orders:80/items")
+    [received] = [request for each in three for request in each.received]
+    assert received.headers["host"] == "orders"
+
+
 async def test_ipv6(kind: Kind, world: Registry, registry: Registry) -> None:
     instance = Instance("x", host="::1")
     async with running(instance), kind.connect(registry) as client:
