@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from aioregistry.choosing import Predicate
+from aioregistry.choosing import Predicate, why_no_predicate
 from aioregistry.limits import (
     MAX_ID,
     MAX_INSTANCES_PER_NAME,
@@ -402,6 +402,8 @@ class Catalogue:
         view = self._views.get(name)
         if view is None:
             return _NOTHING
+        if reason := why_no_predicate(predicate):
+            raise TypeError(f"where={reason}")
         selection = Selection()
         self._fill(selection, name, predicate)
         with contextlib.suppress(TypeError):  # an unhashable predicate works, without the cache

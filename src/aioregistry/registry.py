@@ -21,7 +21,13 @@ import anyio
 import msgspec
 
 from aioregistry.catalogue import Selection
-from aioregistry.choosing import Balancer, Predicate, RoundRobin, not_critical
+from aioregistry.choosing import (
+    Balancer,
+    Predicate,
+    RoundRobin,
+    not_critical,
+    why_no_predicate,
+)
 from aioregistry.errors import RegistryClosed, RegistryError, TransportError
 from aioregistry.limits import check_name, check_pattern, check_service, status_of
 from aioregistry.link import Link, end_of
@@ -304,7 +310,8 @@ class Registry:
         """Announce a service, from now until it is unregistered or the registry closes.
 
         The same name and address again is a change of the first registration, not a second
-        instance. A cancelled call leaves nothing registered that was not before.
+        instance: it is then as this call says, and what this call does not say is not kept. A
+        cancelled call leaves nothing registered that was not before.
 
         Args:
             service: the name, or a whole `Service` (its `id` is not used).
@@ -544,9 +551,12 @@ class Registry:
 
         Raises:
             InvalidService: a pattern cannot be one.
+            TypeError: `where` cannot be a predicate.
             RegistryClosed: the registry is closed.
         """
         _check_patterns(patterns)
+        if where is not None and (reason := why_no_predicate(where)):
+            raise TypeError(f"where={reason}")
         return Watch(
             self._live().observer,
             patterns or (">",),

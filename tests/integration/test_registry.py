@@ -26,6 +26,7 @@ from aioregistry import (
     TransportError,
     Watch,
     all_of,
+    local,
     metadata,
     passing,
 )
@@ -197,6 +198,32 @@ async def test_filters_choose_and_the_error_says_what_was_known(make: MakeRegist
         await eventually(lambda: len(caller.cached("x", all_of())) == 1)
         with pytest.raises(ServiceNotFound, match=r"1 instance of 'x' known, none matches .*asia"):
             await caller.get_service("x", where=metadata(zone="asia"), timeout=0.1)
+
+
+async def anybody(_service: Service) -> bool:
+    return True
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (5, "5 is no function"),
+        (Status.PASSING, "is no function"),
+        (anybody, "is async, so that everything would match"),
+        (local, r"only makes predicates; write local\(\.\.\.\)"),
+    ],
+)
+async def test_what_is_no_predicate_is_said(make: MakeRegistry, given: Any, why: str) -> None:
+    async with make() as registry:
+        await registry.observe("x")
+        await registry.register("x", "10.0.0.5:1")
+        await registry.get_service("x")
+        with pytest.raises(TypeError, match=why):
+            await registry.get_service("x", where=given)
+        with pytest.raises(TypeError, match=why):
+            registry.cached("x", given)
+        with pytest.raises(TypeError, match=why):
+            registry.watch("x", where=given)
 
 
 async def test_what_is_not_accepted_is_not_known(make: MakeRegistry) -> None:

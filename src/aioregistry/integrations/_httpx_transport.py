@@ -36,7 +36,8 @@ class BalancingTransport(Generic[_Request, _Response, _Transport]):
     another. One that breaks off later, too, if the request may be repeated: by its method,
     an `Idempotency-Key` header, or `with repeatable():`. See `Policy`.
 
-    An IP address, `localhost`, or a URL with a port is no service: it is called directly.
+    An IP address, `localhost`, or a URL with a port that is not the scheme's own is no
+    service: it is called directly.
 
     Args:
         registry: where the services are; it stays the caller's, to start and to close.
