@@ -11,7 +11,6 @@ from tests.tools import eventually, no_new_tasks
 from aioregistry import InvalidService, Registry, ServiceNotFound, all_of
 from aioregistry.limits import MAX_NAME_BYTES, MAX_PREFIX_BYTES
 from aioregistry.subjects import matches
-from aioregistry.testing.brokers import Broker
 
 GOOD = [
     *("a", "b", "ab", "aa", "A", "a.b", "a.b.c", "aXb", "a-b", "x" * MAX_NAME_BYTES),
@@ -85,19 +84,6 @@ BAD_PATTERNS = [
 ]
 
 TENANTS = ["[ab]", "a", "b", "?", "\\a", "a.b", "a.register", "é", "$SYS0"]
-
-
-@pytest.fixture(params=["memory", "nats", "redis"])
-def url(request: pytest.FixtureRequest) -> str:
-    if request.param == "memory":
-        return f"memory://{secrets.token_hex(8)}"
-    broker: Broker = request.getfixturevalue(f"{request.param}_broker")
-    return broker.url
-
-
-@pytest.fixture
-def prefix() -> str:
-    return f"t{secrets.token_hex(6)}"
 
 
 @pytest.fixture(autouse=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.tools import eventually, in_time, no_new_tasks
+from tests.tools import eventually, in_time
 
 from aioregistry import (
     EventType,
@@ -33,18 +33,8 @@ def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
 
 
 @pytest.fixture
-async def make(broker: Broker) -> AsyncIterator[MakeRegistry]:
-    made: list[Registry] = []
-
-    def make_registry(**options: object) -> Registry:
-        registry = Registry(broker.url, **{"lookup_timeout": 1.0, **options})  # type: ignore[arg-type]  # any option
-        made.append(registry)
-        return registry
-
-    async with no_new_tasks():
-        yield make_registry
-        for registry in made:
-            await registry.aclose()
+def url(broker: Broker) -> str:
+    return broker.url
 
 
 async def stop(broker: Broker) -> None:
