@@ -233,6 +233,17 @@ def test_an_end_of_trying() -> None:
     assert [request.not_sent(each, "refused") for each in known].index(False) == 9
 
 
+def test_what_is_of_no_use_is_none_of_the_tries() -> None:
+    request = attempts(repeatable=False)
+    for each in (Service("orders"), *instances(50)):
+        request.unusable(each, "no")
+    assert request.not_sent(Service("orders", "10.0.1.1:80"), "refused")
+    assert request.report("orders").startswith(
+        "service 'orders': tried one without address (no), 10.0.0.0:80 (no), "
+    )
+    assert len(request.failures) == 11  # enough to see why
+
+
 def test_what_is_set_aside_comes_last() -> None:
     known = instances(3)
     request = attempts(repeatable=False)

@@ -149,7 +149,7 @@ class Attempts:
 
     def note(self, service: Service, why: str) -> None:
         """Note what became of an attempt, for the report."""
-        self.failures.append(f"{service.address or service.url} ({why})")
+        self.failures.append(f"{service.key[1] or 'one without address'} ({why})")
 
     def report(self, name: str) -> str:
         """What was tried in vain, for the text of an error."""
