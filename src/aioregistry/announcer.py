@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from aioregistry.changes import Changes
 from aioregistry.service import Service
 
 __all__ = ["Announced", "Announcer"]
@@ -44,8 +45,7 @@ class Announced(msgspec.Struct, gc=False, eq=False):
         due: when it is announced next, on the caller's monotonic clock, in seconds.
         seq: the version of its content.
         sent: when it was announced last.
-        asking: how many calls that announce it are under way.
-        kept: whether one has succeeded: then it stays when others are cancelled or fail.
+        changes: what calls that are under way ask of it; None: there is none.
     """
 
     service: Service
@@ -53,8 +53,7 @@ class Announced(msgspec.Struct, gc=False, eq=False):
     due: float
     seq: int = 1
     sent: float = _NEVER
-    asking: int = 0
-    kept: bool = False
+    changes: Changes | None = None
 
     def __lt__(self, other: Announced) -> bool:
         return self.order < other.order
@@ -122,6 +121,7 @@ class Announcer:
         announced = self._announced.pop(key, None)
         if announced is not None:
             announced.due = float("nan")
+            announced.seq += 1  # who waits for the withdrawal waits for no message before it
             siblings = self._by_name[announced.service.name]
             del siblings[key]
             if not siblings:

@@ -592,7 +592,8 @@ def _remember(table: dict[Hashable, _V], scope: Hashable, value: _V) -> None:
     """Keep the value for the scope; forget scopes that are over, and the oldest of too many."""
     if scope not in table:
         size = len(table)
-        if size >= _FEW_SCOPES and not size & (size - 1):  # seldom enough for a look at them all
+        # At each power of two: seldom enough for a look at all of them.
+        if _FEW_SCOPES <= size < _MAX_SCOPES and not size & (size - 1):
             for over in filter(_is_over, tuple(table)):
                 del table[over]
         if len(table) >= _MAX_SCOPES:

@@ -35,6 +35,11 @@ class Delivery:
         if not self.done.done():
             self.done.set_result(None)
 
+    def abandon(self) -> None:
+        """Nobody waits any longer, nor hears of what went wrong."""
+        if not self.done.cancel() and not self.done.cancelled():
+            self.done.exception()
+
     def fail(self, error: RegistryError) -> None:
         """Tell the one who waits why it will not be."""
         if not self.done.done():
@@ -68,15 +73,10 @@ class Deliveries:
             seq: the version that was sent: who asked for a later one meanwhile goes on waiting.
             subject: where it went.
         """
-        waiting = self._unsent.pop(announced, [])
-        if not waiting:
-            return False
-        deliveries = [delivery for delivery in waiting if delivery.seq <= seq]
+        deliveries = self._take(announced, seq)
         for delivery in deliveries:
             delivery.subject = subject
         self._unconfirmed += deliveries
-        if len(deliveries) < len(waiting):
-            self._unsent[announced] = [delivery for delivery in waiting if delivery.seq > seq]
         return bool(deliveries)
 
     def settle(self, announced: Announced) -> None:
@@ -84,9 +84,9 @@ class Deliveries:
         for delivery in self._unsent.pop(announced, []):
             delivery.succeed()
 
-    def refused(self, announced: Announced, error: TransportError) -> bool:
+    def refused(self, announced: Announced, seq: int, error: TransportError) -> bool:
         """A message about a service is not taken; returns whether anybody learns of it."""
-        deliveries = self._unsent.pop(announced, [])
+        deliveries = self._take(announced, seq)
         for delivery in deliveries:
             delivery.fail(error)
         return bool(deliveries)
@@ -123,3 +123,11 @@ class Deliveries:
         for deliveries in (*self._unsent.values(), self._unconfirmed, self._confirming):
             for delivery in deliveries:
                 delivery.fail(error)
+
+    def _take(self, announced: Announced, seq: int) -> list[Delivery]:
+        """Those who wait for a message about a service with this version, or an earlier one."""
+        waiting = self._unsent.pop(announced, [])
+        later = [delivery for delivery in waiting if delivery.seq > seq]
+        if later:
+            self._unsent[announced] = later
+        return [delivery for delivery in waiting if delivery.seq <= seq] if later else waiting

@@ -9,7 +9,6 @@ RegistryError
 └── NoFreePort      (OSError)      every port of the range is taken
 """
 
-import copy
 from typing import Self
 
 __all__ = [
@@ -31,7 +30,10 @@ class RegistryError(Exception):
 
         One object for all would keep what is in the frames of each of them.
         """
-        another = copy.copy(self)
+        another = type(self).__new__(type(self), *self.args)
+        another.__dict__.update(self.__dict__)
+        if hasattr(self, "__notes__"):
+            another.__notes__ = [*self.__notes__]
         another.__cause__ = self.__cause__
         return another
 

@@ -75,6 +75,7 @@ class Link:
         self._on_down = on_down
         self._on_denied = on_denied
         self._on_retry = on_retry
+        self._loop = asyncio.get_running_loop()
         self._incomplete = False
         self._up = asyncio.Event()
         self._doubt = asyncio.Event()
@@ -128,6 +129,13 @@ class Link:
         """
         await self._up.wait()
         self.check_open()
+
+    def check_loop(self) -> None:
+        """Raise `RuntimeError` in an event loop that is not its own."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                "this registry belongs to another event loop; in each, make one of its own"
+            )
 
     def check_open(self) -> None:
         """Raise what `close` was given, once it was called."""

@@ -64,6 +64,7 @@ class Observer:
         complete: the names of which every instance that answers is known.
         asker: sends pings.
         vigil: sees crashes early.
+        awaited: the watches that somebody waits for.
         announcements: announcements received.
         withdrawals: withdrawals received.
         malformed: messages that were none.
@@ -101,6 +102,7 @@ class Observer:
         # In the order in which they came: that of a WeakSet depends on addresses in memory. A
         # WeakKeyDictionary has it too, and costs every event a dozen calls.
         self._watches: dict[weakref.ref[Watch], None] = {}
+        self.awaited: set[Watch] = set()
         self._log = LogLimiter(_logger)
         self._closed = False
         self._failure: BaseException | None = None
@@ -168,6 +170,7 @@ class Observer:
         if self._closed:
             watch.end(self._failure)
             return ()
+        self._link.check_loop()
         self._watches[weakref.ref(watch, self._forget)] = None
         names = filter(watch.concerns, self.catalogue.names)
         return [service for name in names for service in self.catalogue.services(name)]
@@ -218,11 +221,15 @@ class Observer:
 
     def close(self, error: BaseException | None) -> None:
         """End every watch and lookup, with an `error` if that is the cause."""
-        self._closed, self._failure = True, error
-        self.catalogue.clear()
+        self.disown(error)
         for watch in self._open_watches():
             watch.end(error)
         self.inquiries.wake_all()
+
+    def disown(self, error: BaseException | None) -> None:
+        """Know nothing more; the `error` is why, if it has failed."""
+        self._closed, self._failure = True, error
+        self.catalogue.clear()
 
     async def expire_forever(self) -> None:
         """Expire what falls silent, for as long as the link is up."""

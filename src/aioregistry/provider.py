@@ -14,11 +14,10 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Final
 
-import msgspec
-
 from aioregistry import wire
 from aioregistry.alarm import Alarm
 from aioregistry.announcer import Announced, Announcer
+from aioregistry.changes import Changes
 from aioregistry.deliveries import Deliveries, Delivery
 from aioregistry.ears import Ears
 from aioregistry.errors import InvalidService, NotRegistered, RegistryError, TransportError
@@ -112,7 +111,7 @@ class Provider:
     def current(self, key: _Key) -> Service | None:
         """The registered service under `key`."""
         announced = self._announcer.get(key)
-        return announced.service if announced else None
+        return announced.service if announced and self._end is None else None
 
     def find(self, service: Service | str, place: str = "") -> Service:
         """The registered service that is meant.
@@ -125,8 +124,7 @@ class Provider:
             NotRegistered: there is none, or there are several.
             RegistryError: the registry is closed.
         """
-        if self._end is not None:
-            raise self._end.again()
+        self._check()
         if isinstance(service, Service):
             name, place = service.key
             found = self.current(service.key)
@@ -143,11 +141,14 @@ class Provider:
             f"{what} does not name one service registered here; registered: {known or 'nothing'}"
         )
 
-    async def announce(self, service: Service, *, wait: bool, patient: bool) -> None:
+    async def announce(
+        self, service: Service, fields: Iterable[str], *, wait: bool, patient: bool
+    ) -> None:
         """Announce a service, or its change, and go on announcing it.
 
         Args:
             service: the service, valid and complete.
+            fields: those of its fields that the caller asks for.
             wait: whether to return only when the broker has taken the announcement.
             patient: whether that waiting goes on while there is no broker.
 
@@ -155,13 +156,17 @@ class Provider:
             InvalidService: the announcement is larger than anybody takes.
             TransportError: the broker refuses it. A service that is new is then not
                 registered; neither is it when the call is cancelled.
+            RegistryError: the registry is closed.
         """
+        self._check()
         if not wire.is_small(service):
             self._check_size(service)
-        before = self._announcer.get(service.key)
-        old = before.service if before else None
+        before = self.current(service.key)
         announced = self._announcer.announce(service, self._clock())
-        announced.asking += 1
+        changes = announced.changes
+        if changes is None:
+            changes = announced.changes = Changes(before or service, kept=before is not None)
+        change = changes.ask(service, fields)
         self._ears.open(service.name)
         delivery: Delivery | None = None
         if wait and (patient or self._link.connected):
@@ -173,13 +178,16 @@ class Provider:
             if delivery is not None:
                 await delivery.done
         except BaseException:
-            announced.asking -= 1
             if delivery is not None:
-                delivery.done.cancel()
-            self._take_back(announced, old, service)
+                delivery.abandon()
+            changes.drop(change)
+            self._take_back(announced, changes)
             raise
-        announced.asking -= 1
-        announced.kept = True
+        else:
+            changes.confirm(change)
+        finally:
+            if not changes.asked:
+                announced.changes = None
 
     async def withdraw(self, *keys: _Key) -> None:
         """Withdraw services, and wait until the broker has taken it, if there is one.
@@ -187,17 +195,22 @@ class Provider:
         Without a broker the withdrawals go out as soon as there is one again. Cancelling the
         call cancels the waiting, not the withdrawals.
         """
+        self._check()
         deliveries: list[Delivery] = []
         for key in keys:
             announced = self._withdraw(key)
             if announced is not None and self._link.connected:
                 deliveries.append(self._deliveries.expect(announced, patient=False))
-        if deliveries and not self._sending.locked():
-            async with self._sending:
-                with contextlib.suppress(TransportError):  # the sender tries again
-                    await self._send_withdrawals()
-        # All at once: each that fails has somebody who hears of it.
-        await asyncio.gather(*(delivery.done for delivery in deliveries))
+        try:
+            if deliveries and not self._sending.locked():
+                async with self._sending:
+                    with contextlib.suppress(TransportError):  # the sender tries again
+                        await self._send_withdrawals()
+            for delivery in deliveries:
+                await delivery.done
+        finally:
+            for delivery in deliveries:
+                delivery.abandon()
 
     async def farewell(self) -> None:
         """Withdraw everything and wait until the broker has taken it."""
@@ -212,8 +225,12 @@ class Provider:
 
     def close(self, error: RegistryError) -> None:
         """Tell whoever still waits for the broker why nothing more will come of it."""
-        self._end = error
+        self.disown(error)
         self._deliveries.give_up(error)
+
+    def disown(self, error: RegistryError) -> None:
+        """Announce nothing more, and tell whoever asks for it why."""
+        self._end = error
 
     # ---- what the link reports ---------------------------------------------------------
 
@@ -310,18 +327,23 @@ class Provider:
             self._announcer.renew(self._clock())
             self._alarm.wake()
 
-    def _take_back(self, announced: Announced, old: Service | None, new: Service) -> None:
-        """Undo an announcement that its caller does not know to have succeeded.
+    def _check(self) -> None:
+        if self._end is not None:
+            raise self._end.again()
+        self._link.check_loop()
 
-        What others have changed meanwhile stays, and so does the service if one of them goes on.
+    def _take_back(self, announced: Announced, changes: Changes) -> None:
+        """Undo what a caller does not know to have succeeded.
+
+        What others have asked for stays, and so does the service if one of them goes on.
         """
-        key = new.key
+        key = announced.service.key
         if self._announcer.get(key) is not announced:
             return
-        if not (announced.kept or announced.asking):
+        if not (changes.kept or changes.asked):
             self._withdraw(key)
-        elif old is not None:
-            self._announcer.announce(_without(announced.service, old, new), self._clock())
+        else:
+            self._announcer.announce(changes.content, self._clock())
             self._alarm.wake()
 
     async def _announce_at_once(self, announced: Announced) -> None:
@@ -343,8 +365,9 @@ class Provider:
                 self._announcer.sent(announced, self._clock())
                 try:
                     await self._publish_announcement(announced)
-                except TransportError:
+                except BaseException:
                     self._announcer.postpone(announced, self._clock())
+                    self._alarm.wake()
                     raise
 
     async def _send_due(self) -> None:
@@ -416,7 +439,7 @@ class Provider:
             if not error.subjects:
                 raise
             # The broker does not take this message; the link as such is sound.
-            if not self._deliveries.refused(announced, error):
+            if not self._deliveries.refused(announced, seq, error):
                 _logger.error("the broker refuses %s: %s", subject, error)  # noqa: TRY400 - no trace needed
         else:
             if self._deliveries.sent(announced, seq, subject) or not self._ears.hears(
@@ -468,13 +491,3 @@ class Provider:
         else:
             self._announcer.answer(name, wire.decode_ping(payload), now)
         self._alarm.wake_for(self._announcer.next_deadline())
-
-
-def _without(current: Service, old: Service, new: Service) -> Service:
-    """A service without the change from `old` to `new`, as far as it is still as in `new`."""
-    undone = {
-        field: getattr(old, field)
-        for field in Service.__struct_fields__
-        if getattr(old, field) != getattr(new, field) == getattr(current, field)
-    }
-    return msgspec.structs.replace(current, **undone)

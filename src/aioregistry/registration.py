@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, Self
 
 import msgspec
@@ -25,8 +25,10 @@ class Announces(Protocol):
         """The registered service that is meant; raises `NotRegistered`."""
         ...
 
-    async def announce(self, service: Service, *, wait: bool, patient: bool) -> None:
-        """Announce a service or its change."""
+    async def announce(
+        self, service: Service, fields: Iterable[str], *, wait: bool, patient: bool
+    ) -> None:
+        """Announce a service or its change, in these fields."""
         ...
 
     async def withdraw(self, *keys: tuple[str, str]) -> None:
@@ -105,7 +107,7 @@ class Registration:
         changed = msgspec.structs.replace(current, **changes)
         check_service(changed, key=current.key)
         changed = msgspec.structs.replace(changed, metadata=freeze(changed.metadata))
-        await self._provider.announce(changed, wait=True, patient=False)
+        await self._provider.announce(changed, changes, wait=True, patient=False)
         self._service = changed
 
     async def set_status(self, status: Status) -> None:

@@ -63,8 +63,7 @@ class _Session:
     def __init__(self, transport: Transport, settings: Settings) -> None:
         # Made here and not earlier: after a fork, two processes must not draw the same ids.
         self.rng = settings.rng or random.Random()
-        self.loop = asyncio.get_running_loop()
-        clock = self.loop.time
+        clock = asyncio.get_running_loop().time
         self.node = self.new_id()
         self.link = Link(
             transport,
@@ -87,7 +86,7 @@ class _Session:
             self.observer, self.link, patience=settings.lookup_timeout, clock=clock
         )
         self.stop = asyncio.Event()
-        self.ready: asyncio.Future[None] = self.loop.create_future()
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.failure: RegistryError | None = None
 
     def disown(self) -> None:
@@ -95,7 +94,8 @@ class _Session:
         self.failure = RegistryClosed(
             "this registry belongs to the process that this one was forked from; make another"
         )
-        self.observer.catalogue.clear()
+        self.provider.disown(self.failure)
+        self.observer.disown(self.failure)
 
     def new_id(self) -> str:
         """A random name, for a node or an incarnation."""
@@ -267,7 +267,7 @@ class Registry:
                 await self._transport.aclose()
             return
         if not task.done():
-            _check_loop(task.get_loop())
+            session.link.check_loop()
         session.stop.set()
         await end_of(task)
 
@@ -311,7 +311,8 @@ class Registry:
 
         The same name and address again is a change of the first registration, not a second
         instance: it is then as this call says, and what this call does not say is not kept. A
-        cancelled call leaves nothing registered that was not before.
+        cancelled call leaves nothing registered that was not before, unless another call has
+        changed it meanwhile.
 
         Args:
             service: the name, or a whole `Service` (its `id` is not used).
@@ -353,7 +354,9 @@ class Registry:
             id=self._incarnation(session, base.key),
         )
         registration = Registration(session.provider, announced)
-        await session.provider.announce(announced, wait=wait, patient=True)
+        await session.provider.announce(
+            announced, Service.__struct_fields__, wait=wait, patient=True
+        )
         return registration
 
     async def unregister(self, service: Service | str, address: str = "") -> None:
@@ -644,7 +647,7 @@ class Registry:
     def _here(self) -> _Session:
         """As `_live`, for what must not be done in another event loop."""
         session = self._live()
-        _check_loop(session.loop)
+        session.link.check_loop()
         return session
 
     def _reason(self, session: _Session | None) -> RegistryError:
@@ -676,9 +679,9 @@ class Registry:
             async with anyio.create_task_group() as group:
                 group.start_soon(_heed, session.stop, group.cancel_scope)
                 if patience is None:
-                    group.start_soon(session.link.open, None)
+                    group.start_soon(_open, session.link, None)
                 else:
-                    await session.link.open(patience)
+                    await _open(session.link, patience)
                 group.start_soon(session.link.check_forever)
                 group.start_soon(session.provider.send_forever)
                 group.start_soon(session.provider.confirm_forever)
@@ -706,6 +709,7 @@ class Registry:
                     _logger.warning("withdrawals may be lost: %s", error)
             finally:
                 _sessions.discard(session)
+                session.stop.set()
                 end = session.failure or RegistryClosed("the registry was closed")
                 session.link.close(end)
                 session.provider.close(end)
@@ -716,6 +720,24 @@ class Registry:
             session.ready.exception()  # whoever started it may have been cancelled
         elif session.failure is not None and not isinstance(session.failure, RegistryClosed):
             _logger.error("the registry ended: %s", session.failure)
+
+
+async def _open(link: Link, patience: float | None) -> None:
+    """Connect; cancelled, it lets the transport come to its end with one cancellation."""
+    opening = asyncio.create_task(link.open(patience))
+    opening.add_done_callback(_retrieve)
+    try:
+        await asyncio.wait([opening])
+    finally:
+        opening.cancel()
+        await end_of(opening)
+    opening.result()
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Whoever would have heard of its error may have been cancelled."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _heed(stop: asyncio.Event, scope: anyio.CancelScope) -> None:
@@ -739,13 +761,6 @@ def _transport_of(target: str | Transport | None) -> Transport:
 
 def _is_in_use(transport: Transport) -> bool:
     return any(session.link.transport is transport for session in _sessions)
-
-
-def _check_loop(loop: asyncio.AbstractEventLoop) -> None:
-    if loop is not asyncio.get_running_loop():
-        raise RuntimeError(
-            "this registry belongs to another event loop; in each, make one of its own"
-        )
 
 
 def _select_nothing(_name: str, _where: Predicate) -> Selection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Final, Protocol, Self
+from typing import Protocol, Self
 
 from aioregistry.choosing import Predicate
 from aioregistry.errors import RegistryError
@@ -17,7 +17,15 @@ _REMOVALS = (EventType.UNREGISTERED, EventType.EXPIRED)
 
 
 class WatchSource(Protocol):
-    """What a watch needs from whoever has the catalogue."""
+    """What a watch needs from whoever has the catalogue.
+
+    Attributes:
+        awaited: the watches that somebody waits for. A source refers to the others weakly, so
+            that one that is given up ends; but who waits may be a task that nobody else
+            refers to, and is to get its events.
+    """
+
+    awaited: set[Watch]
 
     def attach(self, watch: Watch) -> Iterable[Service]:
         """Offer every event to `watch` from now on; return what is known now."""
@@ -49,11 +57,6 @@ class _Change:
             return ServiceEvent(self.why, self.last, self.before)
         kind = EventType.REGISTERED if self.before is None else EventType.UPDATED
         return ServiceEvent(kind, self.after, self.before)
-
-
-_awaited: Final[set[Watch]] = set()
-"""Those that somebody waits for. A source refers to its watches weakly, so that one that is given
-up ends; but who waits may be a task that nobody else refers to, and is to get its events."""
 
 
 class Watch:
@@ -173,12 +176,12 @@ class Watch:
         if self._waiter is not None:
             raise RuntimeError("another task waits for this watch; give each task its own watch")
         self._waiter = asyncio.get_running_loop().create_future()
-        _awaited.add(self)
+        self._source.awaited.add(self)
         try:
             await self._waiter
         finally:
             self._waiter = None
-            _awaited.discard(self)
+            self._source.awaited.discard(self)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

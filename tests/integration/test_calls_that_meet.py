@@ -17,6 +17,7 @@ from aioregistry import (
     EventType,
     InvalidService,
     NotRegistered,
+    Registration,
     Registry,
     RegistryClosed,
     Status,
@@ -197,6 +198,43 @@ async def test_every_withdrawal_that_is_refused_has_somebody_who_hears_of_it(
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
+async def test_a_withdrawal_is_done_when_it_is_sent_and_not_an_announcement_before_it() -> None:
+    async with slow() as (transport, provider, observer):
+        registration = await provider.register("orders", PLACE)
+        await eventually(lambda: observer.cached("orders"))
+        transport.pause = 0.02
+        changing = asyncio.create_task(registration.update(version="2"))
+        await turns(3)
+        await registration.unregister()
+        assert not observer.cached("orders")
+        await asyncio.wait([changing])
+
+
+async def test_a_call_that_is_cancelled_as_it_sends_holds_up_nobody_else() -> None:
+    async with slow() as (transport, provider, observer):
+        transport.pause = 0.05
+        one = asyncio.create_task(provider.register("orders", PLACE))
+        await turns(3)
+        other = asyncio.create_task(provider.register("orders", PLACE))
+        await turns(3)
+        await cancelled(one)
+        await asyncio.wait_for(other, 5)
+        await eventually(lambda: observer.cached("orders"))
+
+
+async def test_a_withdrawal_that_is_cancelled_leaves_no_error_that_nobody_hears_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with slow() as (transport, provider, _):
+        registration = await provider.register("orders", PLACE)
+        transport.pause = 0.02
+        unregistering = asyncio.create_task(registration.unregister())
+        await turns(3)
+        await cancelled(unregistering)
+    gc.collect()
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
 # ---- the life of a registry ------------------------------------------------------------
 
 
@@ -238,11 +276,14 @@ async def test_a_registry_whose_work_was_cancelled_says_so() -> None:
 def test_a_forked_process_has_a_registry_of_its_own(nats_broker: Broker) -> None:
     """Else it would speak over the connection of its parent."""
 
-    async def child(inherited: Registry) -> int:
+    async def child(inherited: Registry, registration: Registration) -> int:
         with pytest.raises(RegistryClosed, match="forked"):
             await inherited.register("orders", "10.0.0.9:1")
         with pytest.raises(RegistryClosed, match="forked"):
             await inherited.get_service("orders")
+        with pytest.raises(RegistryClosed, match="forked"):
+            await registration.update(version="2")
+        await registration.unregister()
         await inherited.aclose()
         registry = await connect(nats_broker.url, prefix="forked")
         assert registry is not inherited
@@ -251,20 +292,20 @@ def test_a_forked_process_has_a_registry_of_its_own(nats_broker: Broker) -> None
         await close_default()
         return count
 
-    def fork(inherited: Registry) -> int:
+    def fork(inherited: Registry, registration: Registration) -> int:
         process = os.fork()
         if not process:
             outcome = 1
             try:
-                outcome = 0 if asyncio.run(child(inherited)) == 2 else 2
+                outcome = 0 if asyncio.run(child(inherited, registration)) == 2 else 2
             finally:
                 os._exit(outcome)
         return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
     async def parent() -> None:
         registry = await connect(nats_broker.url, prefix="forked")
-        await registry.register("orders", PLACE)
-        assert await asyncio.to_thread(fork, registry) == 0
+        registration = await registry.register("orders", PLACE)
+        assert await asyncio.to_thread(fork, registry, registration) == 0
         await registry.register("orders", "10.0.0.7:1")
         assert registry.stats().losses == 0
         await close_default()
@@ -299,10 +340,14 @@ def run(call: Callable[[], Coroutine[Any, Any, object]]) -> None:
 
 async def test_another_event_loop_is_told_that_the_registry_is_not_its_own() -> None:
     async with Registry("memory://") as registry:
+        registration = await registry.register("orders", PLACE)
         calls: tuple[Callable[[], Coroutine[Any, Any, object]], ...] = (
             lambda: registry.register("orders", PLACE),
             lambda: registry.get_service("orders"),
             lambda: registry.observe("orders"),
+            lambda: registration.update(version="2"),
+            registration.unregister,
+            registry.watch("orders").__anext__,
             registry.aclose,
         )
         for call in calls:

@@ -27,6 +27,7 @@ class Source:
     def __init__(self) -> None:
         self.catalogue = Catalogue()
         self.watches: list[Watch] = []
+        self.awaited: set[Watch] = set()
 
     def attach(self, watch: Watch) -> Iterable[Service]:
         self.watches.append(watch)

@@ -42,7 +42,7 @@ def denied() -> list[TransportError]:
 
 
 @pytest.fixture
-def link(transport: Counting, denied: list[TransportError]) -> Link:
+async def link(transport: Counting, denied: list[TransportError]) -> Link:
     return Link(
         transport,
         random.Random(1),

@@ -42,6 +42,7 @@ class Source:
     def __init__(self, *known: Service) -> None:
         self.known = known
         self.attached: weakref.WeakSet[Watch] = weakref.WeakSet()
+        self.awaited: set[Watch] = set()
         self.observed: list[tuple[str, ...]] = []
         self.refuses: Exception | None = None
         self.gate: asyncio.Event | None = None
