@@ -56,6 +56,7 @@ class Target:
         await self.registry.register("a", "10.0.0.1:1")
         self.watch: Watch = self.registry.watch()
         await self.drain()
+        self.settled = await self.settle()
 
     def close(self) -> None:
         self.runner.run(self._close())
@@ -67,17 +68,25 @@ class Target:
 
     def send(self, *messages: Message) -> int:
         """Send messages; returns how many were counted."""
-        before = self.counted()
-        self.runner.run(self._send(messages))
-        return self.counted() - before
+        before, self.settled = self.settled, self.runner.run(self._send(messages))
+        return self.settled - before
 
-    async def _send(self, messages: tuple[Message, ...]) -> None:
+    async def _send(self, messages: tuple[Message, ...]) -> int:
         for subject, payload in messages:
             await self.peer.publish(f"registry.{subject}", payload)
         await self.peer.flush()
-        for _ in range(10):  # what was announced meanwhile arrives
-            await asyncio.sleep(0)
-        await self.drain()
+        return await self.settle()
+
+    async def settle(self) -> int:
+        """Let what is announced meanwhile arrive; returns what was counted then."""
+        counted = self.counted()
+        while True:
+            for _ in range(10):
+                await asyncio.sleep(0)
+            before, counted = counted, self.counted()
+            if counted == before:
+                await self.drain()
+                return counted
 
     async def drain(self) -> None:
         """Fold the events that the watch has."""
