@@ -112,7 +112,7 @@ class Registration:
 
     async def set_status(self, status: Status) -> None:
         """Change the status; as `update(status=...)`."""
-        await self.update(status=status)
+        await self.update(status=status_of(status))
 
     async def unregister(self) -> None:
         """Withdraw the service; doing it twice is harmless.

@@ -1,23 +1,19 @@
 """Registry: registers services, looks them up, and watches them come and go.
 
-This is the shell around the two halves, the `Provider` and the `Observer`. It owns the one
-task in which all background work lives, so that entering and leaving may happen in
-different tasks: no cancel scope is ever held across the caller's code.
+This is the shell around a `Session`, which does the work. It owns the one task in which all of that
+lives, so that entering and leaving may happen in different tasks: no cancel scope is ever held
+across the caller's code.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import os
 import random
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Self, cast
 
-import anyio
 import msgspec
 
 from aioregistry.catalogue import Selection
@@ -28,14 +24,13 @@ from aioregistry.choosing import (
     not_critical,
     why_no_predicate,
 )
-from aioregistry.errors import RegistryClosed, RegistryError, TransportError
+from aioregistry.errors import RegistryClosed, RegistryError
 from aioregistry.limits import check_name, check_pattern, check_service, status_of
-from aioregistry.link import Link, end_of
+from aioregistry.link import end_of
 from aioregistry.lookup import Lookups
-from aioregistry.observer import Observer
-from aioregistry.provider import Provider
 from aioregistry.registration import Registration
 from aioregistry.service import Service, Status, freeze
+from aioregistry.session import Session, is_in_use
 from aioregistry.settings import Settings, check_duration
 from aioregistry.stats import Stats
 from aioregistry.transports import open_transport
@@ -43,98 +38,6 @@ from aioregistry.transports.base import Transport
 from aioregistry.watch import Watch
 
 __all__ = ["Registry"]
-
-_logger = logging.getLogger("aioregistry")
-
-_FAREWELL: Final = 1.2
-"""For how long closing tries to get the withdrawals out, in seconds."""
-
-
-class _Session:
-    """What exists between start and close.
-
-    Attributes:
-        link: the way to the broker.
-        provider: announces.
-        observer: knows.
-        lookups: finds.
-    """
-
-    def __init__(self, transport: Transport, settings: Settings) -> None:
-        # Made here and not earlier: after a fork, two processes must not draw the same ids.
-        self.rng = settings.rng or random.Random()
-        clock = asyncio.get_running_loop().time
-        self.node = self.new_id()
-        self.link = Link(
-            transport,
-            self.rng,
-            on_up=self._on_up,
-            on_down=self._on_down,
-            on_denied=self._on_denied,
-            on_retry=self._on_retry,
-        )
-        self.provider = Provider(self.link, settings, node=self.node, rng=self.rng, clock=clock)
-        self.observer = Observer(
-            self.link,
-            settings,
-            rng=self.rng,
-            clock=clock,
-            own=self.provider.current,
-            node=self.node,
-        )
-        self.lookups = Lookups(
-            self.observer, self.link, patience=settings.lookup_timeout, clock=clock
-        )
-        self.stop = asyncio.Event()
-        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.failure: RegistryError | None = None
-
-    def disown(self) -> None:
-        """It belongs to another process, and so does its connection."""
-        self.failure = RegistryClosed(
-            "this registry belongs to the process that this one was forked from; make another"
-        )
-        self.provider.disown(self.failure)
-        self.observer.disown(self.failure)
-
-    def new_id(self) -> str:
-        """A random name, for a node or an incarnation."""
-        return f"{self.rng.getrandbits(60):015x}"  # 16 would take another 16 bytes each
-
-    def _on_up(self) -> None:
-        self.provider.resume()
-        self.observer.resume()
-
-    def _on_down(self) -> None:
-        self.provider.suspend()
-        self.observer.suspend()
-
-    def _on_denied(self, error: TransportError) -> None:
-        self.provider.deny(error)
-        self.observer.deny(error)
-
-    async def _on_retry(self, refused: bool) -> None:  # noqa: FBT001 - as the link calls it
-        await self.observer.retry(refused=refused)
-        if refused:
-            await self.provider.retry()
-
-
-_sessions: Final[weakref.WeakSet[_Session]] = weakref.WeakSet()
-_disowned: Final[list[_Session]] = []
-"""Those of the process that this one was forked from. Kept, so that nothing of them is ever
-finalized here: their connections go on there."""
-
-
-def _disown() -> None:
-    """In a process that was forked: what its parent has started is of no use here."""
-    for session in tuple(_sessions):
-        session.disown()
-        _disowned.append(session)
-    _sessions.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_disown)
 
 
 class Registry:
@@ -203,7 +106,7 @@ class Registry:
         self._where = self._settings.where
         self._balancer = self._settings.balancer
         self._select: Callable[[str, Predicate], Selection] = _select_nothing
-        self._session: _Session | None = None
+        self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -237,13 +140,12 @@ class Registry:
             raise RegistryClosed("this registry was closed; make another one")
         if self._task is not None:
             raise RuntimeError("this registry was started already")
-        if _is_in_use(self._transport):
+        if is_in_use(self._transport):
             raise RuntimeError(
                 f"the transport to {self.address} serves another registry; make one for each"
             )
-        session = self._session = _Session(self._transport, self._settings)
-        _sessions.add(session)
-        self._task = asyncio.create_task(self._run(session), name="aioregistry")
+        session = self._session = Session(self._transport, self._settings)
+        self._task = asyncio.create_task(session.run(), name="aioregistry")
         try:
             await asyncio.shield(session.ready)
         except BaseException:
@@ -251,6 +153,7 @@ class Registry:
             raise
         if self._closed:
             raise RegistryClosed("closed while starting")
+        self._select = session.observer.catalogue.select
 
     async def aclose(self) -> None:
         """Withdraw everything that was registered here, and close.
@@ -260,10 +163,10 @@ class Registry:
         """
         self._closed = True
         session, task = self._session, self._task
-        if session in _disowned:
+        if session is not None and session.disowned:
             return
         if session is None or task is None:
-            if not _is_in_use(self._transport):
+            if not is_in_use(self._transport):
                 await self._transport.aclose()
             return
         if not task.done():
@@ -638,19 +541,19 @@ class Registry:
 
     # ------------------------------------------------------------------------------------
 
-    def _live(self) -> _Session:
+    def _live(self) -> Session:
         session = self._session
         if session is None or self._closed or session.failure is not None:
             raise self._reason(session)
         return session
 
-    def _here(self) -> _Session:
+    def _here(self) -> Session:
         """As `_live`, for what must not be done in another event loop."""
         session = self._live()
         session.link.check_loop()
         return session
 
-    def _reason(self, session: _Session | None) -> RegistryError:
+    def _reason(self, session: Session | None) -> RegistryError:
         if session is not None and session.failure is not None:
             return session.failure.again()
         if self._closed:
@@ -668,81 +571,9 @@ class Registry:
             check_duration("timeout", timeout)
         return timeout
 
-    def _incarnation(self, session: _Session, key: tuple[str, str]) -> str:
+    def _incarnation(self, session: Session, key: tuple[str, str]) -> str:
         current = session.provider.current(key)
         return session.new_id() if current is None else current.id
-
-    async def _run(self, session: _Session) -> None:
-        """All background work, from the connecting to the last farewell."""
-        patience = self._settings.connect_timeout
-        try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(_heed, session.stop, group.cancel_scope)
-                if patience is None:
-                    group.start_soon(_open, session.link, None)
-                else:
-                    await _open(session.link, patience)
-                group.start_soon(session.link.check_forever)
-                group.start_soon(session.provider.send_forever)
-                group.start_soon(session.provider.confirm_forever)
-                group.start_soon(session.observer.expire_forever)
-                group.start_soon(session.observer.asker.run_forever)
-                group.start_soon(session.observer.vigil.run_forever)
-                self._select = session.observer.catalogue.select
-                session.ready.set_result(None)
-        except Exception as error:  # noqa: BLE001 - handed to whoever uses the registry
-            session.failure = _cause(error)
-        except asyncio.CancelledError:
-            session.failure = RegistryClosed("the background work of this registry was cancelled")
-            raise
-        finally:
-            await self._close(session)
-
-    async def _close(self, session: _Session) -> None:
-        self._select = _select_nothing
-        with anyio.CancelScope(shield=True):
-            try:
-                with anyio.move_on_after(_FAREWELL):
-                    await session.provider.farewell()
-            except TransportError as error:
-                if error.messages or not error.subjects:
-                    _logger.warning("withdrawals may be lost: %s", error)
-            finally:
-                _sessions.discard(session)
-                session.stop.set()
-                end = session.failure or RegistryClosed("the registry was closed")
-                session.link.close(end)
-                session.provider.close(end)
-                session.observer.close(session.failure)
-                await self._transport.aclose()
-        if not session.ready.done():
-            session.ready.set_exception(session.failure or RegistryClosed("closed while starting"))
-            session.ready.exception()  # whoever started it may have been cancelled
-        elif session.failure is not None and not isinstance(session.failure, RegistryClosed):
-            _logger.error("the registry ended: %s", session.failure)
-
-
-async def _open(link: Link, patience: float | None) -> None:
-    """Connect; cancelled, it lets the transport come to its end with one cancellation."""
-    opening = asyncio.create_task(link.open(patience))
-    opening.add_done_callback(_retrieve)
-    try:
-        await asyncio.wait([opening])
-    finally:
-        opening.cancel()
-        await end_of(opening)
-    opening.result()
-
-
-def _retrieve(task: asyncio.Task[None]) -> None:
-    """Whoever would have heard of its error may have been cancelled."""
-    if not task.cancelled():
-        task.exception()
-
-
-async def _heed(stop: asyncio.Event, scope: anyio.CancelScope) -> None:
-    await stop.wait()
-    scope.cancel()
 
 
 _NOTHING: Final = Selection()
@@ -759,10 +590,6 @@ def _transport_of(target: str | Transport | None) -> Transport:
     return target
 
 
-def _is_in_use(transport: Transport) -> bool:
-    return any(session.link.transport is transport for session in _sessions)
-
-
 def _select_nothing(_name: str, _where: Predicate) -> Selection:
     """What a registry knows before it started and after it closed."""
     return _NOTHING
@@ -771,14 +598,3 @@ def _select_nothing(_name: str, _where: Predicate) -> Selection:
 def _check_patterns(patterns: tuple[str, ...]) -> None:
     for pattern in patterns:
         check_pattern(pattern)
-
-
-def _cause(error: Exception) -> RegistryError:
-    """What ended the background work, out of the groups that it comes in."""
-    if isinstance(error, ExceptionGroup):
-        return _cause(cast("ExceptionGroup[Exception]", error).exceptions[0])
-    if isinstance(error, RegistryError):
-        return error
-    failure = RegistryError(f"the registry's background work failed: {error!r}; please report it")
-    failure.__cause__ = error
-    return failure

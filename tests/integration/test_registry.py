@@ -520,6 +520,16 @@ async def test_unregister_and_set_status_by_name(make: MakeRegistry) -> None:
             await provider.unregister("x")
 
 
+async def test_no_status_is_none(make: MakeRegistry) -> None:
+    async with make() as provider:
+        registration = await provider.register("x", "10.0.0.5:1")
+        for status in (None, "bogus"):
+            with pytest.raises(InvalidService, match="status must be one of 'passing'"):
+                await provider.set_status("x", status)  # type: ignore[arg-type]  # that is the point
+            with pytest.raises(InvalidService, match="status must be one of 'passing'"):
+                await registration.set_status(status)  # type: ignore[arg-type]  # as above
+
+
 async def test_draining_withdraws_and_goes_on_looking_up(make: MakeRegistry) -> None:
     async with make() as provider, make() as caller:
         await provider.register("x", "10.0.0.5:1")
