@@ -27,6 +27,7 @@ from aioregistry import (
 )
 from aioregistry.testing.brokers import Broker
 from aioregistry.transports import open_transport
+from aioregistry.transports.base import Handler, Subscription
 from aioregistry.transports.memory import MemoryBroker, MemoryTransport
 
 MakeRegistry = Callable[..., Registry]
@@ -133,16 +134,19 @@ class Slow(MemoryTransport):
     def __init__(self, broker: MemoryBroker) -> None:
         super().__init__(broker)
         self.refused: set[str] = set()
+        self.sending: list[str] = []
         self.pause = 0.0
 
-    async def publish(self, subject: str, payload: bytes, reply_to: str | None = None) -> None:
-        await super().publish(subject, payload, reply_to)
+    async def subscribe(self, pattern: str, handler: Handler) -> Subscription:
         await asyncio.sleep(self.pause)
+        return await super().subscribe(pattern, handler)
 
-    async def flush(self) -> None:
-        await super().flush()
-        if self.refused:
-            raise TransportError("no right to publish", subjects=frozenset(self.refused))
+    async def publish(self, subject: str, payload: bytes, reply_to: str | None = None) -> None:
+        self.sending.append(subject)
+        await asyncio.sleep(self.pause)
+        if subject in self.refused:
+            raise TransportError("no right to publish", subjects=frozenset({subject}))
+        await super().publish(subject, payload, reply_to)
 
 
 @asynccontextmanager
@@ -194,7 +198,7 @@ async def test_every_withdrawal_that_is_refused_has_somebody_who_hears_of_it(
         transport.refused = {"registry.unregister.orders"}
         with pytest.raises(TransportError, match="no right"):
             await provider.drain(0)
-        transport.refused.clear()
+        gc.collect()
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
@@ -206,17 +210,19 @@ async def test_a_withdrawal_is_done_when_it_is_sent_and_not_an_announcement_befo
         changing = asyncio.create_task(registration.update(version="2"))
         await turns(3)
         await registration.unregister()
-        assert not observer.cached("orders")
+        assert provider.stats().withdrawals_sent == 1
+        await eventually(lambda: not observer.cached("orders"))
         await asyncio.wait([changing])
 
 
 async def test_a_call_that_is_cancelled_as_it_sends_holds_up_nobody_else() -> None:
     async with slow() as (transport, provider, observer):
-        transport.pause = 0.05
+        await provider.register("returns", PLACE)  # from the second on each sends its own
+        transport.pause = 0.02
         one = asyncio.create_task(provider.register("orders", PLACE))
         await turns(3)
         other = asyncio.create_task(provider.register("orders", PLACE))
-        await turns(3)
+        await eventually(lambda: "registry.register.orders" in transport.sending)
         await cancelled(one)
         await asyncio.wait_for(other, 5)
         await eventually(lambda: observer.cached("orders"))
@@ -225,12 +231,15 @@ async def test_a_call_that_is_cancelled_as_it_sends_holds_up_nobody_else() -> No
 async def test_a_withdrawal_that_is_cancelled_leaves_no_error_that_nobody_hears_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with slow() as (transport, provider, _):
-        registration = await provider.register("orders", PLACE)
-        transport.pause = 0.02
-        unregistering = asyncio.create_task(registration.unregister())
-        await turns(3)
-        await cancelled(unregistering)
+    async def close_after_it() -> None:
+        async with slow() as (transport, provider, _):
+            registration = await provider.register("orders", PLACE)
+            transport.pause = 60
+            unregistering = asyncio.create_task(registration.unregister())
+            await turns(3)
+            await cancelled(unregistering)
+
+    await close_after_it()
     gc.collect()
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 

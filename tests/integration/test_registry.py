@@ -7,6 +7,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
@@ -137,12 +138,14 @@ async def test_a_cold_lookup_of_all_returns_all(make: MakeRegistry) -> None:
 
 
 async def test_who_was_in_a_hurry_has_not_collected_all(make: MakeRegistry) -> None:
-    async with make() as provider, make() as caller:
-        for port in range(1, 4):
+    async with AsyncExitStack() as stack:
+        for port in range(1, 6):
+            provider = await stack.enter_async_context(make())
             await provider.register("x", f"10.0.0.5:{port}")
+        caller = await stack.enter_async_context(make())
         await caller.get_services("x", timeout=0)
         await caller.get_service("x")
-        assert len(await caller.get_services("x")) == 3
+        assert len(await caller.get_services("x")) == 5
 
 
 async def test_a_minimum_is_waited_for(make: MakeRegistry) -> None:

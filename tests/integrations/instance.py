@@ -120,6 +120,15 @@ async def half(_: Received, writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
+async def add_a_slash(request: Received, writer: asyncio.StreamWriter) -> None:
+    """Redirect as frameworks do, with the scheme of a server that has TLS."""
+    if request.path.endswith("/"):
+        writer.write(response(b"there"))
+        return
+    location = f"location: https://{request.headers['host']}{request.path}/"
+    writer.write(response(b"", location, status="307 Temporary Redirect"))
+
+
 async def unwell(_: Received, writer: asyncio.StreamWriter) -> None:
     """Answer 503."""
     writer.write(response(b"no", status="503 Service Unavailable"))

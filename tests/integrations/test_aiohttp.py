@@ -23,7 +23,15 @@ from aioregistry.integrations.aiohttp import RegistryMiddleware, RegistryResolve
 from aioregistry.integrations.resilience import Policy
 from aioregistry.testing.brokers import unused_port
 from aioregistry.transports.memory import MemoryBroker, MemoryTransport
-from tests.integrations.instance import Instance, Received, hang_up, never, response, running
+from tests.integrations.instance import (
+    Instance,
+    Received,
+    add_a_slash,
+    hang_up,
+    never,
+    response,
+    running,
+)
 from tests.tools import eventually, no_new_tasks
 
 
@@ -322,15 +330,6 @@ async def test_tls_is_for_the_host_of_an_announced_url(registry: Registry) -> No
             assert got.status == 200
     assert instance.received[0].path == "/api/items"
     assert instance.received[0].headers["host"] == "web.example"
-
-
-async def add_a_slash(request: Received, writer: asyncio.StreamWriter) -> None:
-    """Redirect as frameworks do, with the scheme of a server that has TLS."""
-    if request.path.endswith("/"):
-        writer.write(response(b"there"))
-        return
-    location = f"location: https://{request.headers['host']}{request.path}/"
-    writer.write(response(b"", location, status="307 Temporary Redirect"))
 
 
 async def test_redirects_of_an_announced_url_keep_the_scheme_of_the_caller(

@@ -21,7 +21,7 @@ from aioregistry.integrations import _httpx_pools
 from aioregistry.integrations import httpx as for_httpx
 from aioregistry.integrations import httpx2 as for_httpx2
 from aioregistry.transports.memory import MemoryBroker, MemoryTransport
-from tests.integrations.instance import Instance, Received, response, running
+from tests.integrations.instance import Instance, Received, add_a_slash, response, running
 from tests.tools import eventually
 
 LIBRARIES: dict[str, tuple[ModuleType, Any]] = {
@@ -210,13 +210,6 @@ async def test_tls_is_for_the_host_of_an_announced_url(
 async def test_redirects_of_an_announced_url_keep_the_scheme_of_the_caller(
     library: Any, transport: Any, registry: Registry, authority: trustme.CA
 ) -> None:
-    async def add_a_slash(request: Received, writer: asyncio.StreamWriter) -> None:
-        if request.path.endswith("/"):
-            writer.write(response(b"there"))
-            return
-        location = f"location: https://{request.headers['host']}{request.path}/"
-        writer.write(response(b"", location, status="307 Temporary Redirect"))
-
     context, _ = server_context(authority, "localhost")
     instance = Instance("x", add_a_slash, context=context)
     trusting = client_context(authority)
