@@ -127,7 +127,8 @@ class Observations:
         """
         given_up = {each: self._observed[each] for each in patterns if each in self}
         wider = any(map(is_pattern, given_up))
-        unheard = {each for each in self._observed if wider and not self.is_proven(each)}
+        relying = self._observed if wider else ()
+        unheard = {each for each in relying if not self.is_proven(each)}
         for pattern, observation in given_up.items():
             self._drop(pattern, observation)
         try:

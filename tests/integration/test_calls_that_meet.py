@@ -136,6 +136,9 @@ class Slow(MemoryTransport):
         self.refused: set[str] = set()
         self.sending: list[str] = []
         self.pause = 0.0
+        self.answering = asyncio.Event()
+        self.answering.set()
+        self.failures = 0
 
     async def subscribe(self, pattern: str, handler: Handler) -> Subscription:
         await asyncio.sleep(self.pause)
@@ -147,6 +150,13 @@ class Slow(MemoryTransport):
         if subject in self.refused:
             raise TransportError("no right to publish", subjects=frozenset({subject}))
         await super().publish(subject, payload, reply_to)
+
+    async def flush(self) -> None:
+        await self.answering.wait()
+        if self.failures:
+            self.failures -= 1
+            raise TransportError("congested")
+        await super().flush()
 
 
 @asynccontextmanager
@@ -187,6 +197,20 @@ async def test_closing_while_a_withdrawal_is_sent() -> None:
         await asyncio.wait_for(asyncio.wait([unregistering]), 5)
         assert [event async for event in watch] == []
         await eventually(lambda: not observer.cached("orders"))
+
+
+async def test_a_withdrawal_that_may_be_lost_is_not_said_again_over_a_successor() -> None:
+    async with slow() as (transport, provider, observer):
+        registration = await provider.register("orders", PLACE)
+        transport.answering.clear()
+        transport.failures = 1
+        unregistering = asyncio.create_task(registration.unregister())
+        await eventually(lambda: provider.stats().withdrawals_sent == 1)
+        later = await provider.register("orders", PLACE, wait=False)
+        transport.answering.set()
+        await asyncio.wait_for(unregistering, 5)
+        await eventually(lambda: observer.cached("orders") == (later.service,))
+        assert provider.stats().withdrawals_sent == 1
 
 
 async def test_every_withdrawal_that_is_refused_has_somebody_who_hears_of_it(

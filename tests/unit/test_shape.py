@@ -344,6 +344,19 @@ class TestALookup:
         assert taken.kept < 20_000  # not even a pointer for each
 
 
+class TestLettingGo:
+    async def test_of_one_name_does_not_look_at_the_others(self) -> None:
+        """Names may come from outside: each one too many lets one go."""
+        lines: list[int] = []
+        for others in (10, 1000):
+            async with Registry("memory://shape") as registry:
+                await registry.observe("orders", *(f"other-{number}" for number in range(others)))
+                with counted() as count:
+                    await registry.unobserve("orders")
+                lines.append(count.lines)
+        assert lines[1] <= lines[0] + 100
+
+
 class TestOneMore:
     """Copies and sorting are one line, whatever their size: they show in memory."""
 
