@@ -153,6 +153,8 @@ def negate(predicate: Predicate) -> Predicate:
 
 def why_no_predicate(given: object) -> str | None:
     """Why `given` cannot be a predicate, in words that end with what to write; None: it can."""
+    if given is not_critical or given is passing or isinstance(given, _Made):
+        return None  # asked of the default for each name that is looked up
     if not callable(given):
         return f"{given!r} is no function; write one such as passing, or all_of() for everything"
     if is_async(given):
@@ -168,7 +170,11 @@ def is_async(function: object) -> bool:
     return any(map(inspect.iscoroutinefunction, (function, called)))
 
 
-class _Local(msgspec.Struct, frozen=True):
+class _Made(msgspec.Struct, frozen=True):
+    """A predicate that was made here."""
+
+
+class _Local(_Made, frozen=True):
     hostname: str
 
     def __call__(self, service: Service) -> bool:
@@ -178,7 +184,7 @@ class _Local(msgspec.Struct, frozen=True):
         return f"local({self.hostname!r})"
 
 
-class _Metadata(msgspec.Struct, frozen=True):
+class _Metadata(_Made, frozen=True):
     pairs: frozenset[tuple[str, str]]
 
     def __call__(self, service: Service) -> bool:
@@ -191,7 +197,7 @@ class _Metadata(msgspec.Struct, frozen=True):
         return f"metadata({dict(pairs)!r})"
 
 
-class _Version(msgspec.Struct, frozen=True):
+class _Version(_Made, frozen=True):
     spec: str
 
     def __call__(self, service: Service) -> bool:
@@ -207,7 +213,7 @@ class _Version(msgspec.Struct, frozen=True):
         return f'version("{self.spec}")'
 
 
-class _AllOf(msgspec.Struct, frozen=True):
+class _AllOf(_Made, frozen=True):
     predicates: tuple[Predicate, ...]
 
     def __call__(self, service: Service) -> bool:
@@ -220,7 +226,7 @@ class _AllOf(msgspec.Struct, frozen=True):
         return f"all_of({', '.join(map(_name, self.predicates))})"
 
 
-class _AnyOf(msgspec.Struct, frozen=True):
+class _AnyOf(_Made, frozen=True):
     predicates: tuple[Predicate, ...]
 
     def __call__(self, service: Service) -> bool:
@@ -233,7 +239,7 @@ class _AnyOf(msgspec.Struct, frozen=True):
         return f"any_of({', '.join(map(_name, self.predicates))})"
 
 
-class _Negation(msgspec.Struct, frozen=True):
+class _Negation(_Made, frozen=True):
     predicate: Predicate
 
     def __call__(self, service: Service) -> bool:
@@ -410,7 +416,7 @@ class RoundRobin:
         try:
             cursor = self._cursors[scope]
         except KeyError:
-            cursor = [self._rng.randrange(len(services))]
+            cursor = [int(self._rng.random() * len(services))]
             _remember(self._cursors, scope, cursor)
         turn = cursor[0]
         if turn >= len(services):

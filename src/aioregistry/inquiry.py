@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, Self
 
 from aioregistry.errors import TransportError
 
@@ -22,12 +21,21 @@ MAX_QUIET: Final = 0.25
 class Inquiry:
     """A ping for a name that was or will be sent, and what is known of the answers.
 
+    Whoever takes part enters it; it is under way until the last has left.
+
+    Args:
+        under_way: all inquiries that are, by name.
+        name: the name that is asked for.
+
     Attributes:
         nobody: the broker says that nobody listens to the ping.
         refusal: why the broker does not let us ask, or hear the answers.
+        users: how many take part.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, under_way: dict[str, Inquiry], name: str) -> None:
+        self._under_way = under_way
+        self._name = name
         self.nobody = False
         self.refusal: TransportError | None = None
         self.users = 0
@@ -36,6 +44,16 @@ class Inquiry:
         self._last = 0.0
         self._asking: asyncio.Event | None = None
         self._waiters: dict[asyncio.Future[None], None] = {}
+
+    def __enter__(self) -> Self:
+        self.users += 1
+        self._under_way[self._name] = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.users -= 1
+        if not self.users:
+            del self._under_way[self._name]
 
     async def ask_once(
         self, ask: Callable[[], Awaitable[None]], now: float, patience: float
@@ -117,17 +135,9 @@ class Inquiries:
         """All inquiries that are under way, with the names that they are for."""
         return list(self._inquiries.items())
 
-    @contextmanager
-    def join(self, name: str) -> Generator[Inquiry]:
-        """Take part in the inquiry for `name`; it lasts until the last has left."""
-        inquiry = self._inquiries.setdefault(name, Inquiry())
-        inquiry.users += 1
-        try:
-            yield inquiry
-        finally:
-            inquiry.users -= 1
-            if not inquiry.users:
-                del self._inquiries[name]
+    def join(self, name: str) -> Inquiry:
+        """The inquiry for `name`, to be entered by who takes part in it."""
+        return self._inquiries.get(name) or Inquiry(self._inquiries, name)
 
     def wake_all(self) -> None:
         """Let everybody have a look: the link came up or went down."""

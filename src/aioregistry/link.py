@@ -183,8 +183,8 @@ class Link:
 
         try:
             if self.transport.ordered:
-                for route in routes.items():
-                    await add(*route)
+                for pattern, handler in routes.items():
+                    made.append(await self.subscribe(pattern, handler))
             else:
                 async with asyncio.TaskGroup() as group:
                     for route in routes.items():

@@ -106,7 +106,7 @@ class Observations:
             TransportError: the broker refused.
         """
         if name not in self:
-            if self.is_proven(name):
+            if self._wildcards and self.is_proven(name):
                 return  # by something wider
             self.looked_up[name] = None
         if name in self.looked_up:
@@ -323,7 +323,7 @@ class Observations:
 
     def _covered(self, pattern: str) -> bool:
         """Whether something wider brings in what a pattern names."""
-        return any(each.complete for each in self._wider(pattern))
+        return bool(self._wildcards) and any(each.complete for each in self._wider(pattern))
 
     def _relied_on(self, pattern: str) -> list[_Observation]:
         """What brings in what a pattern names: itself, and everything wider."""

@@ -45,7 +45,7 @@ async def cancelled(task: asyncio.Task[None]) -> None:
 
 class TestAskingOnce:
     async def test_any_number_of_callers_ask_once(self) -> None:
-        inquiry, ask = Inquiry(), Asking(slow=True)
+        inquiry, ask = Inquiries().join("orders"), Asking(slow=True)
         tasks = [await task_of(inquiry, ask) for _ in range(10)]
         assert ask.count == 1
         assert not any(task.done() for task in tasks)
@@ -54,7 +54,7 @@ class TestAskingOnce:
         assert ask.count == 1
 
     async def test_a_ping_serves_those_who_come_soon_after(self) -> None:
-        inquiry, ask = Inquiry(), Asking()
+        inquiry, ask = Inquiries().join("orders"), Asking()
         await inquiry.ask_once(ask, 0.0, 0.1)
         await inquiry.ask_once(ask, 0.1, 0.1)
         assert ask.count == 1
@@ -62,7 +62,7 @@ class TestAskingOnce:
         assert ask.count == 2
 
     async def test_when_the_asking_caller_is_cancelled_the_next_takes_over(self) -> None:
-        inquiry, ask = Inquiry(), Asking(slow=True)
+        inquiry, ask = Inquiries().join("orders"), Asking(slow=True)
         first, second, third = [await task_of(inquiry, ask) for _ in range(3)]
         await cancelled(first)
         await settle()
@@ -74,7 +74,7 @@ class TestAskingOnce:
         await third
 
     async def test_a_waiting_caller_may_be_cancelled(self) -> None:
-        inquiry, ask = Inquiry(), Asking(slow=True)
+        inquiry, ask = Inquiries().join("orders"), Asking(slow=True)
         first, second = [await task_of(inquiry, ask) for _ in range(2)]
         await cancelled(second)
         ask.gate.set()
@@ -82,7 +82,7 @@ class TestAskingOnce:
         assert ask.count == 1
 
     async def test_a_failure_is_its_callers_alone_and_the_next_takes_over(self) -> None:
-        inquiry, ask = Inquiry(), Asking(slow=True)
+        inquiry, ask = Inquiries().join("orders"), Asking(slow=True)
         first, second = [await task_of(inquiry, ask) for _ in range(2)]
         ask.fails = OSError("no")
         ask.gate.set()
@@ -96,7 +96,7 @@ class TestAskingOnce:
         assert ask.count == 3
 
     async def test_asking_again_forgets_that_nobody_was_there(self) -> None:
-        inquiry, ask = Inquiry(), Asking()
+        inquiry, ask = Inquiries().join("orders"), Asking()
         await inquiry.ask_once(ask, 0.0, 0.1)
         inquiry.nobody = True
         await inquiry.ask_once(ask, 0.05, 0.1)
@@ -107,13 +107,13 @@ class TestAskingOnce:
 
 class TestQuiet:
     async def test_unknown_before_the_first_answer(self) -> None:
-        inquiry = Inquiry()
+        inquiry = Inquiries().join("orders")
         assert inquiry.quiet_at is None
         await inquiry.ask_once(Asking(), 1.0, 0.1)
         assert inquiry.quiet_at is None
 
     async def test_twice_what_the_first_answer_took_after_the_last(self) -> None:
-        inquiry = Inquiry()
+        inquiry = Inquiries().join("orders")
         await inquiry.ask_once(Asking(), 1.0, 0.1)
         inquiry.heard(1.05)
         assert inquiry.quiet_at == pytest.approx(1.05 + QUIET * 0.05)
@@ -121,20 +121,20 @@ class TestQuiet:
         assert inquiry.quiet_at == pytest.approx(1.08 + QUIET * 0.05)
 
     async def test_at_least_a_moment(self) -> None:
-        inquiry = Inquiry()
+        inquiry = Inquiries().join("orders")
         await inquiry.ask_once(Asking(), 1.0, 0.1)
         inquiry.heard(1.0001)
         assert inquiry.quiet_at == pytest.approx(1.0001 + MIN_QUIET)
 
     async def test_asking_again_begins_anew(self) -> None:
-        inquiry = Inquiry()
+        inquiry = Inquiries().join("orders")
         await inquiry.ask_once(Asking(), 1.0, 0.1)
         inquiry.heard(1.05)
         await inquiry.ask_once(Asking(), 2.0, 0.1)
         assert inquiry.quiet_at is None
 
     async def test_without_a_question(self) -> None:
-        inquiry = Inquiry()
+        inquiry = Inquiries().join("orders")
         inquiry.heard(1.0)
         assert inquiry.quiet_at is None
 
@@ -147,14 +147,14 @@ class TestNews:
         return task
 
     async def test_wakes_everybody(self) -> None:
-        inquiry = Inquiry()
+        inquiry = Inquiries().join("orders")
         tasks = [await self.waiting(inquiry) for _ in range(3)]
         assert not any(task.done() for task in tasks)
         inquiry.wake()
         await asyncio.gather(*tasks)
 
     async def test_the_first_answer_wakes(self) -> None:
-        inquiry = Inquiry()
+        inquiry = Inquiries().join("orders")
         task = await self.waiting(inquiry)
         inquiry.heard(1.0)
         await task
@@ -162,10 +162,10 @@ class TestNews:
     @pytest.mark.parametrize("seconds", [0.005, 0.0, -1.0])
     async def test_ends_in_time(self, seconds: float) -> None:
         until = asyncio.get_running_loop().time() + seconds
-        await Inquiry().news(until)
+        await Inquiries().join("orders").news(until)
 
     async def test_cancelling_one_does_not_disturb_the_others(self) -> None:
-        inquiry = Inquiry()
+        inquiry = Inquiries().join("orders")
         first, second = await self.waiting(inquiry), await self.waiting(inquiry)
         await cancelled(first)
         inquiry.wake()
