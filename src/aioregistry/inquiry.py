@@ -17,6 +17,10 @@ MIN_QUIET: Final = 0.01
 MAX_QUIET: Final = 0.25
 """The first answer may have been no answer, but an instance that came up later."""
 
+STALL: Final = 0.02
+"""Who wakes up so many seconds late had its event loop blocked: what arrived meanwhile may still
+be on its way through the driver."""
+
 
 class Inquiry:
     """A ping for a name that was or will be sent, and what is known of the answers.
@@ -112,6 +116,8 @@ class Inquiry:
         finally:
             timer.cancel()
             self._waiters.pop(waiter, None)
+        if loop.time() - until > STALL and self._first is not None:
+            self._last = loop.time()  # whether the answers have stopped is not known
 
 
 class Inquiries:

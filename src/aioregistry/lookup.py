@@ -10,7 +10,7 @@ from typing import Final
 from aioregistry.catalogue import Selection
 from aioregistry.choosing import Predicate, not_critical
 from aioregistry.errors import ServiceNotFound, TransportError
-from aioregistry.inquiry import Inquiry
+from aioregistry.inquiry import STALL, Inquiry
 from aioregistry.link import Link
 from aioregistry.observer import Observer
 from aioregistry.service import Service
@@ -22,6 +22,33 @@ MAX_COMPLETE: Final = 10_000
 DOUBT: Final = 0.02
 """A question without an answer after so many seconds may have been refused: the broker does
 not tell before it is asked. Most are answered by then, and cost no round trip more."""
+
+
+class _Deadline:
+    """When a lookup ends.
+
+    Time for which our event loop was blocked was no waiting, so it is given back, once.
+
+    Args:
+        now: the time, in seconds.
+        timeout: how long to wait, in seconds.
+
+    Attributes:
+        at: the time when it ends.
+    """
+
+    __slots__ = ("_to_give_back", "at")
+
+    def __init__(self, now: float, timeout: float) -> None:
+        self._to_give_back = timeout
+        self.at = now + timeout
+
+    def is_over(self, now: float) -> bool:
+        """Whether the time is up; it is put off where that is found out too late."""
+        late = now - self.at
+        if late > STALL and self._to_give_back:
+            self.at, self._to_give_back = now + min(late, self._to_give_back), 0.0
+        return now >= self.at
 
 
 class Lookups:
@@ -57,9 +84,9 @@ class Lookups:
             TransportError: there is no broker to ask, and nothing is known.
             RegistryError: the registry is closed before there is an answer.
         """
-        until = self._clock() + timeout
+        deadline = _Deadline(self._clock(), timeout)
         with self._observer.inquiries.join(name) as inquiry:
-            await self._ask(name, inquiry, until, wait=wait)
+            await self._ask(name, inquiry, deadline, wait=wait)
             while True:
                 selection = self._catalogue.select(name, where)
                 if selection.services:
@@ -67,12 +94,13 @@ class Lookups:
                 self._check_allowed(inquiry)
                 now = self._clock()
                 quiet_at = None if wait else inquiry.quiet_at
-                if now >= until or self._hopeless(inquiry, wait=wait):
+                if deadline.is_over(now) or self._hopeless(inquiry, wait=wait):
                     break
                 if quiet_at is not None and now >= quiet_at:
                     break
+                until = deadline.at
                 await inquiry.news(until if quiet_at is None else min(until, quiet_at))
-            await self._make_sure(name, inquiry, until)
+            await self._make_sure(name, inquiry, deadline.at)
         raise self._nothing(name, where, timeout)
 
     async def collect(
@@ -101,9 +129,9 @@ class Lookups:
             services = self._catalogue.select(name, where).services
             if len(services) >= minimum:
                 return services
-        until = self._clock() + timeout
+        deadline = _Deadline(self._clock(), timeout)
         with self._observer.inquiries.join(name) as inquiry:
-            await self._ask(name, inquiry, until, wait=wait)
+            await self._ask(name, inquiry, deadline, wait=wait)
             while True:
                 services = self._catalogue.select(name, where).services
                 if not services:
@@ -111,11 +139,13 @@ class Lookups:
                 now, quiet_at = self._clock(), inquiry.quiet_at
                 quiet = quiet_at is not None and now >= quiet_at
                 waiting = wait and len(services) < minimum
-                if now >= until or self._hopeless(inquiry, wait=wait) or (quiet and not waiting):
+                over = deadline.is_over(now)
+                if over or self._hopeless(inquiry, wait=wait) or (quiet and not waiting):
                     break
+                until = deadline.at
                 await inquiry.news(until if quiet_at is None or waiting else min(until, quiet_at))
             if not services:
-                await self._make_sure(name, inquiry, until)
+                await self._make_sure(name, inquiry, deadline.at)
         if not services and not self._link.connected and not self._catalogue.services(name):
             raise self._link.error()
         # Who was in a hurry has not heard everybody.
@@ -125,7 +155,7 @@ class Lookups:
 
     # ------------------------------------------------------------------------------------
 
-    async def _ask(self, name: str, inquiry: Inquiry, until: float, *, wait: bool) -> None:
+    async def _ask(self, name: str, inquiry: Inquiry, deadline: _Deadline, *, wait: bool) -> None:
         async def ask() -> None:
             await self._observer.look_at(name)
             await self._observer.asker.ping(name)
@@ -134,10 +164,14 @@ class Lookups:
             asyncio.get_running_loop().call_later(DOUBT, self._doubt, inquiry)
 
         try:
-            async with asyncio.timeout_at(until):
-                await inquiry.ask_once(ask, self._clock(), self._patience)
-        except TimeoutError:
-            pass  # the caller looks at the clock
+            while True:
+                try:
+                    async with asyncio.timeout_at(deadline.at):
+                        await inquiry.ask_once(ask, self._clock(), self._patience)
+                        return
+                except TimeoutError:
+                    if deadline.is_over(self._clock()):
+                        return
         except TransportError as error:
             if error.subjects:  # this very question is not allowed: no use in waiting
                 raise

@@ -54,14 +54,14 @@ class Observations:
         on_withdrawal: takes what is said about one that leaves.
 
     Attributes:
-        looked_up: the names that are observed only because somebody looked them up, the
+        temporary: what is observed only because somebody looks it up, watches it, or did so, the
             longest ago first.
     """
 
     def __init__(
         self, link: Link, subjects: Subjects, on_announcement: Handler, on_withdrawal: Handler
     ) -> None:
-        self.looked_up: dict[str, None] = {}
+        self.temporary: dict[str, None] = {}
         self._link = link
         self._subjects = subjects
         self._on_announcement = on_announcement
@@ -84,14 +84,21 @@ class Observations:
 
     # ---- more, and less ----------------------------------------------------------------
 
-    async def add(self, *patterns: str) -> None:
+    async def add(self, *patterns: str, standing: bool = True) -> None:
         """Observe what the patterns name, from now on.
+
+        Args:
+            patterns: names or patterns.
+            standing: until they are removed; or else they are temporary.
 
         Raises:
             TransportError: the broker refused.
         """
         for pattern in patterns:
-            self.looked_up.pop(pattern, None)
+            if standing:
+                self.temporary.pop(pattern, None)
+            elif pattern not in self:
+                self.temporary[pattern] = None
             await self._subscribe_or_drop(pattern)
         await self._prove({each: self._observed[each] for each in patterns if each in self})
         if any(map(is_pattern, patterns)):
@@ -108,8 +115,8 @@ class Observations:
         if name not in self:
             if self._wildcards and self.is_proven(name):
                 return  # by something wider
-            self.looked_up[name] = None
-        if name in self.looked_up:
+            self.temporary[name] = None
+        if name in self.temporary:
             await self._subscribe_or_drop(name)
         else:
             await self._subscribe(name)
@@ -117,7 +124,7 @@ class Observations:
     def keep(self, name: str) -> None:
         """Somebody waits for news of a name: it outlives what brings it in."""
         if name not in self and self._covered(name):
-            self.looked_up[name] = None
+            self.temporary[name] = None
             self._observed[name] = _Observation()
 
     async def remove(self, *patterns: str) -> None:
@@ -161,19 +168,20 @@ class Observations:
                 if is_pattern(pattern):
                     self._link.retry_soon()  # what relied on it may be allowed
 
-    async def retry(self, *, refused: bool) -> list[str]:
+    async def retry(self, *, refused: bool, held: AbstractSet[str] = frozenset()) -> list[str]:
         """Subscribe to what is observed and not subscribed to; return what has to be asked for.
 
         Args:
             refused: also to what was refused: perhaps it is allowed by now. But names that were
-                looked up are let go: the next lookup tries them.
+                only looked up are let go: the next lookup tries them.
+            held: what somebody watches.
 
         Raises:
             TransportError: the link failed.
         """
-        for name in tuple(self.looked_up):
-            observation = self._observed.get(name) if name in self.looked_up else None
-            if observation is not None and observation.refusal is not None:
+        for name in tuple(self.temporary):
+            observation = self._observed.get(name) if name in self.temporary else None
+            if observation is not None and observation.refusal is not None and name not in held:
                 self._drop(name, observation)
                 await _end(observation)
         await self._complete(self._fresh, refused=refused)
@@ -341,7 +349,7 @@ class Observations:
     def _drop(self, pattern: str, observation: _Observation) -> None:
         if self._observed.get(pattern) is observation:
             del self._observed[pattern]
-            self.looked_up.pop(pattern, None)
+            self.temporary.pop(pattern, None)
             if pattern in self._wildcards:
                 self._wildcards.remove(pattern)
 

@@ -39,9 +39,9 @@ RETURN: Final = 0.8
 """After an outage others reconnect later than we do, by so many seconds; their ttl of grace
 counts from then."""
 
-MAX_LOOKED_UP: Final = 1_000
-"""Names that are observed only because somebody looked them up, and that nobody provides,
-are given up beyond this number: names may come from the outside."""
+MAX_IDLE: Final = 1_000
+"""Names that are observed only because somebody looked them up or watched them, and that nobody
+provides, are given up beyond this number: names may come from the outside."""
 
 _RETRY: Final = 0.1
 
@@ -101,8 +101,9 @@ class Observer:
         self._alarm = Alarm()
         # In the order in which they came: that of a WeakSet depends on addresses in memory. A
         # WeakKeyDictionary has it too, and costs every event a dozen calls.
-        self._watches: dict[weakref.ref[Watch], None] = {}
+        self._watches: dict[weakref.ref[Watch], tuple[str, ...]] = {}
         self.awaited: set[Watch] = set()
+        self._needed = 0
         self._log = LogLimiter(_logger)
         self._closed = False
         self._failure: BaseException | None = None
@@ -119,17 +120,21 @@ class Observer:
         """How many watches are open."""
         return len(self._watches)
 
-    async def observe(self, *patterns: str) -> None:
+    async def observe(self, *patterns: str, standing: bool = False) -> None:
         """Keep in the catalogue what the patterns name, from now on.
 
         Without a broker this comes into force when there is one.
+
+        Args:
+            patterns: names or patterns.
+            standing: until they are given up; or else for as long as somebody watches them.
 
         Raises:
             TransportError: the broker refused.
         """
         fresh = [pattern for pattern in patterns if not self.observations.is_proven(pattern)]
         try:
-            await self.observations.add(*patterns)
+            await self.observations.add(*patterns, standing=standing)
         finally:  # when it is cancelled, they are observed all the same
             fresh = [pattern for pattern in fresh if pattern in self.observations]
             if fresh and self._link.connected:
@@ -171,7 +176,7 @@ class Observer:
             watch.end(self._failure)
             return ()
         self._link.check_loop()
-        self._watches[weakref.ref(watch, self._forget)] = None
+        self._watches[weakref.ref(watch, self._forget)] = watch.observed
         names = filter(watch.concerns, self.catalogue.names)
         return [service for name in names for service in self.catalogue.services(name)]
 
@@ -209,7 +214,7 @@ class Observer:
                 inquiry.wake()
 
     async def retry(self, *, refused: bool) -> None:
-        """Subscribe to what is observed and not subscribed to.
+        """Subscribe to what is observed and not subscribed to, and give up what is idle.
 
         Args:
             refused: also to what was refused: perhaps it is allowed by now.
@@ -217,7 +222,14 @@ class Observer:
         Raises:
             TransportError: the link failed.
         """
-        self.asker.ask_for(await self.observations.retry(refused=refused))
+        held = self._watched()
+        temporary = self.observations.temporary
+        # At once, since what they bring in is paid for with every heartbeat.
+        idle = [each for each in temporary if is_pattern(each) and each not in held]
+        if idle:
+            await self.unobserve(*idle)
+        await self._give_up_idle()
+        self.asker.ask_for(await self.observations.retry(refused=refused, held=self._watched()))
 
     def close(self, error: BaseException | None) -> None:
         """End every watch and lookup, with an `error` if that is the cause."""
@@ -334,6 +346,7 @@ class Observer:
         return [watch for reference in list(self._watches) if (watch := reference()) is not None]
 
     def _forget(self, reference: weakref.ref[Watch]) -> None:
+        # Called in whatever thread the garbage collector runs: so it does nothing more.
         self._watches.pop(reference, None)
 
     def _guarded(self, accept: Predicate) -> Predicate:
@@ -368,17 +381,20 @@ class Observer:
         self._publish_removals(self.catalogue.forget(gone))
 
     async def _give_up_idle(self) -> None:
-        """Let go of names that were looked up, are not provided, and are too many."""
-        looked_up = self.observations.looked_up
-        for name in tuple(looked_up):
-            if len(looked_up) <= MAX_LOOKED_UP:
-                return
-            if name not in looked_up:
-                continue
-            if self.catalogue.services(name) or self.inquiries.get(name):
-                looked_up[name] = looked_up.pop(name)  # try the next oldest
-            else:
-                await self.unobserve(name)
+        """Let go of the oldest names that nobody needs, when they are too many."""
+        temporary = self.observations.temporary
+        if len(temporary) <= MAX_IDLE + self._needed:
+            return
+        needed = self._watched().union(self.catalogue.names, self.inquiries.names())
+        idle = [name for name in temporary if name not in needed]
+        # A tenth more than has to be, so that not every lookup goes through all of them.
+        self._needed = (len(temporary) - len(idle)) * 11 // 10
+        if len(idle) > MAX_IDLE:
+            await self.unobserve(*idle[: len(idle) - MAX_IDLE * 9 // 10])
+
+    def _watched(self) -> set[str]:
+        """What somebody watches."""
+        return {pattern for observed in list(self._watches.values()) for pattern in observed}
 
     async def _catch_up(self) -> bool:
         """Let in what is on its way; False if the link does not answer: then nobody is judged.

@@ -400,7 +400,7 @@ class Registry:
         return services
 
     async def observe(self, *patterns: str) -> None:
-        """Keep in memory what the patterns name, from now on.
+        """Keep in memory what the patterns name, from now on until `unobserve`.
 
         Args:
             patterns: names, or patterns as in NATS: `*` for one token, a final `>` for the
@@ -412,7 +412,7 @@ class Registry:
             RegistryClosed: the registry is closed.
         """
         _check_patterns(patterns)
-        await self._here().observer.observe(*patterns)
+        await self._here().observer.observe(*patterns, standing=True)
 
     async def unobserve(self, *patterns: str) -> None:
         """Forget what the patterns name, unless another observed pattern names it too.
@@ -432,7 +432,7 @@ class Registry:
 
     @property
     def observed(self) -> tuple[str, ...]:
-        """The names and patterns that are kept in memory, by `observe` or by looking up."""
+        """The names and patterns that are kept in memory: observed, watched or looked up."""
         return self._session.observer.observed if self._session else ()
 
     @property
@@ -451,7 +451,9 @@ class Registry:
 
         Args:
             patterns: names or patterns, which are observed from the first event on; none:
-                everything.
+                everything. When the last watch of a pattern is closed, and nobody asked for it by
+                `observe`, it is given up within some ten seconds; a name is kept as one that was
+                looked up.
             where: watch only the instances that match; None: all, whatever their status.
             include_current: begin with those that are known, as REGISTERED.
 

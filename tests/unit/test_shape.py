@@ -425,6 +425,26 @@ class TestTenTimesAsManyByTheWholeWay:
 
         assert await cost(3_000) / await cost(300) <= TENFOLD
 
+    async def test_are_looked_up_at_ten_times_the_cost(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Beyond the number of names that are kept for nobody, too."""
+        monkeypatch.setattr("aioregistry.observer.MAX_IDLE", 50)
+
+        async def cost(size: int) -> int:
+            names = [f"orders-{number}" for number in range(size)]
+            async with (
+                Registry("memory://shape", ttl=3600.0) as provider,
+                Registry("memory://shape") as caller,
+            ):
+                await asyncio.gather(*(provider.register(name, "10.0.0.5:1") for name in names))
+                with counted() as count:
+                    for name in names:
+                        await caller.get_service(name, timeout=60)
+            return count.lines
+
+        assert await cost(2_000) / await cost(200) <= TENFOLD
+
     async def test_watchers_are_told_at_ten_times_the_cost(self, broker: MemoryTransport) -> None:
         async def cost(size: int) -> int:
             async with Registry("memory://shape") as registry:
