@@ -176,13 +176,16 @@ class Catalogue:
         late: messages of incarnations that were already gone.
         rejected: announcements that `accept` did not let in.
         refused: announcements beyond a limit.
+        refusal: why the last of them was.
+        ignored: announcements that said something and were not believed: those `late` or `refused`.
         expired: instances that fell silent.
         held: instances kept for one more ttl because too many fell silent together.
         sooner: whether `next_deadline` has moved forward since this was last set to False.
     """
 
     def __init__(self, *, accept: Predicate | None = None, max_instances: int = 100_000) -> None:
-        self.late = self.rejected = self.refused = self.expired = self.held = 0
+        self.late = self.rejected = self.refused = self.expired = self.held = self.ignored = 0
+        self.refusal = ""
         self.sooner = False
         self._accept = accept
         self._max_instances = max_instances
@@ -192,7 +195,7 @@ class Catalogue:
         self._size = 0
         self._order = 0
         self._heap: list[_Look] = []
-        self._floor = _NEVER
+        self._forgiven = self._floor = _NEVER
         self._scan_after = _NEVER
         self._tombstones: dict[str, float] = {}
         self._metadata: dict[tuple[str, ...], FrozenDict[str, str]] = {}
@@ -224,7 +227,7 @@ class Catalogue:
         """Take in a withdrawal that arrived at `now`, and return what it changed."""
         if message.id:
             if len(message.id) > MAX_ID:
-                self.refused += 1
+                self._refuse(f"its id has more than {MAX_ID} characters")
                 return None
             self._bury(message.id, now)
         view = self._views.get(message.name)
@@ -285,7 +288,6 @@ class Catalogue:
             if entry.node in nodes and heard_since <= entry.heard <= nodes[entry.node]
         ]
         if self._is_mass(len(gone)):  # then it is rather the broker that is torn apart
-            self.held += len(gone)
             return []
         self.expired += len(gone)
         for entry in gone:
@@ -309,9 +311,15 @@ class Catalogue:
             if any(entry.node in changed for entry in view.entries.values()):
                 view.changed()
 
-    def forgive(self, now: float) -> None:
-        """Give every instance a whole ttl from `now`, as after an outage of the broker."""
-        self._floor = now
+    def forgive(self, now: float, *, late: float = 0.0) -> None:
+        """Give every instance a whole ttl, as after an outage of the broker.
+
+        Args:
+            now: the time; who has not spoken since then is not protected by the number of others
+                who are silent.
+            late: how much later that ttl begins, in seconds.
+        """
+        self._forgiven, self._floor = now, now + late
 
     def forget(self, names: Iterable[str]) -> list[ServiceEvent]:
         """Remove every instance of these names."""
@@ -399,11 +407,11 @@ class Catalogue:
         return selection
 
     def _select_first(self, name: str, predicate: Predicate) -> Selection:
+        if reason := why_no_predicate(predicate):
+            raise TypeError(f"where={reason}")
         view = self._views.get(name)
         if view is None:
             return _NOTHING
-        if reason := why_no_predicate(predicate):
-            raise TypeError(f"where={reason}")
         selection = Selection()
         self._fill(selection, name, predicate)
         with contextlib.suppress(TypeError):  # an unhashable predicate works, without the cache
@@ -428,10 +436,11 @@ class Catalogue:
         if message.id in self._tombstones and self._buried(message.id, now):
             return None
         view = self._views.get(message.name)
-        if self._size >= self._max_instances or (
-            view is not None and len(view.entries) >= MAX_INSTANCES_PER_NAME
-        ):
-            self.refused += 1
+        if self._size >= self._max_instances:
+            self._refuse(f"{self._max_instances:,} instances are known (max_instances)")
+            return None
+        if view is not None and len(view.entries) >= MAX_INSTANCES_PER_NAME:
+            self._refuse(f"{MAX_INSTANCES_PER_NAME:,} instances of its name are known")
             return None
         service = self._read(message)
         if service is None or not self._accepts(service):
@@ -495,17 +504,28 @@ class Catalogue:
 
     def _read(self, message: Announcement) -> Service | None:
         """The instance that the message describes; None when it is beyond a limit."""
-        service: Service | None = None
         metadata = self._shared_metadata(message)
-        if metadata is not None and len(message.id) <= MAX_ID:
-            service = message.service(metadata, self._texts.__getitem__)
-        if service is None or not (
-            texts_fit(service) and (service.name in self._views or is_name(service.name))
-        ):
-            self.refused += 1
+        if metadata is None:
+            self._refuse("its metadata is too large")
+            return None
+        if len(message.id) > MAX_ID:
+            self._refuse(f"its id has more than {MAX_ID} characters")
+            return None
+        service = message.service(metadata, self._texts.__getitem__)
+        if not texts_fit(service):
+            self._refuse("one of its fields is too long")
+            return None
+        if service.name not in self._views and not is_name(service.name):
+            self._refuse("its name cannot be one")
             return None
         message.node = self._node_of(message)
         return service
+
+    def _refuse(self, why: str) -> None:
+        """Count an announcement that is beyond a limit."""
+        self.refused += 1
+        self.ignored += 1
+        self.refusal = why
 
     def _node_of(self, message: Announcement) -> str:
         """The node that a message names; empty: none that could be asked for."""
@@ -653,7 +673,8 @@ class Catalogue:
         silent = [
             entry
             for entry in self._entries()
-            if entry.heard >= self._floor and entry.heard + entry.ttl * (1 - _HEARTBEAT) <= now
+            if entry.heard >= self._forgiven
+            and self._base(entry) + entry.ttl * (1 - _HEARTBEAT) <= now
         ]
         if not self._is_mass(len(silent)):
             return False
@@ -690,6 +711,7 @@ class Catalogue:
         if self._tombstones[incarnation] <= now:
             return False
         self.late += 1
+        self.ignored += 1
         return True
 
 

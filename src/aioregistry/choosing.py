@@ -160,7 +160,17 @@ def why_no_predicate(given: object) -> str | None:
     if is_async(given):
         return f"{given!r} is async, so that everything would match; write a plain function"
     if any(given is maker for maker in _MAKERS):
-        return f"{given!r} only makes predicates; write {_name(given)}(...)"
+        return f"{given!r} only makes predicates; write {name_of(given)}(...)"
+    return None
+
+
+def why_no_balancer(given: object) -> str | None:
+    """Why `given` cannot be a balancer, in words that end with what to write; None: it can."""
+    if isinstance(given, type):
+        return f"{given!r} is a class; write {given.__name__}(...)"
+    choose = getattr(given, "choose", None)
+    if not callable(choose) or is_async(choose):
+        return f"{given!r} has no method choose() that is not async; write one such as RoundRobin()"
     return None
 
 
@@ -223,7 +233,7 @@ class _AllOf(_Made, frozen=True):
         return True
 
     def __repr__(self) -> str:
-        return f"all_of({', '.join(map(_name, self.predicates))})"
+        return f"all_of({', '.join(map(name_of, self.predicates))})"
 
 
 class _AnyOf(_Made, frozen=True):
@@ -236,7 +246,7 @@ class _AnyOf(_Made, frozen=True):
         return False
 
     def __repr__(self) -> str:
-        return f"any_of({', '.join(map(_name, self.predicates))})"
+        return f"any_of({', '.join(map(name_of, self.predicates))})"
 
 
 class _Negation(_Made, frozen=True):
@@ -246,10 +256,11 @@ class _Negation(_Made, frozen=True):
         return not self.predicate(service)
 
     def __repr__(self) -> str:
-        return f"negate({_name(self.predicate)})"
+        return f"negate({name_of(self.predicate)})"
 
 
-def _name(predicate: object) -> str:
+def name_of(predicate: object) -> str:
+    """A predicate as it was written, as far as that is known."""
     return getattr(predicate, "__name__", None) or repr(predicate)
 
 

@@ -24,7 +24,8 @@ async def connect(target: str | Transport | None = None, **options: Any) -> Regi
 
     Args:
         target: as for `Registry`; later calls leave it out or repeat it.
-        options: as for `Registry`.
+        options: as for `Registry`; later calls likewise. Functions and balancers count as repeated
+            when they are of one kind: two made alike cannot be told from two that are not.
 
     Raises:
         TransportError: the broker cannot be reached.
@@ -46,7 +47,7 @@ async def connect(target: str | Transport | None = None, **options: Any) -> Regi
             "the registry of this process lives in another event loop;"
             " make a Registry of your own for this one"
         )
-    elif (target is not None or options) and (target, options) != _asked_for:
+    elif (target is not None or options) and _differs(target, options):
         raise ValueError(
             "the registry of this process was made already, with another target or options;"
             " call connect() without any, or make a Registry of your own"
@@ -101,6 +102,19 @@ if hasattr(os, "register_at_fork"):
 async def _start(registry: Registry) -> Registry:
     await registry.start()
     return registry
+
+
+def _differs(target: object, options: dict[str, Any]) -> bool:
+    """Whether this is not what the first call asked for."""
+    first_target, first_options = _asked_for
+    if target != first_target or options.keys() != first_options.keys():
+        return True
+    return any(not _same(options[name], first_options[name]) for name in options)
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether they are equal, or of one kind that cannot tell: balancers, functions."""
+    return one == other or (type(one) is type(other) and type(one).__eq__ is object.__eq__)
 
 
 def _is_over(start: asyncio.Task[Registry]) -> bool:

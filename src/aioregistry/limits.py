@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
+
+import msgspec
 
 from aioregistry.errors import InvalidService
 from aioregistry.service import Service, Status, split_address
@@ -27,8 +29,10 @@ __all__ = [
     "check_name",
     "check_pattern",
     "check_service",
+    "described",
     "is_name",
     "metadata_fits",
+    "status_of",
     "texts_fit",
 ]
 
@@ -146,6 +150,24 @@ def status_of(given: Status | str) -> Status:
     except ValueError:
         known = ", ".join(repr(each.value) for each in Status)
         raise InvalidService(f"status must be one of {known}, not {given!r}") from None
+
+
+def described(service: Service | str, *, status: Status | str | None, **given: Any) -> Service:
+    """The service that the arguments of a `register` describe.
+
+    Args:
+        service: the name, or a whole service.
+        status: its status; None: as `service` has it.
+        given: its other fields; what is empty is as `service` has it.
+
+    Raises:
+        InvalidService: there is no such status.
+    """
+    base = service if isinstance(service, Service) else Service(service)
+    changes = {field: value for field, value in given.items() if value}
+    if status is not None:
+        changes["status"] = status_of(status)
+    return msgspec.structs.replace(base, **changes) if changes else base
 
 
 def characters(metadata: Mapping[str, str]) -> int:

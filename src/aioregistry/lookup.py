@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from aioregistry.catalogue import Selection
-from aioregistry.choosing import Predicate, not_critical
+from aioregistry.choosing import Predicate, name_of, not_critical
 from aioregistry.errors import ServiceNotFound, TransportError
 from aioregistry.inquiry import STALL, Inquiry
 from aioregistry.link import Link
@@ -101,7 +101,7 @@ class Lookups:
                 until = deadline.at
                 await inquiry.news(until if quiet_at is None else min(until, quiet_at))
             await self._make_sure(name, inquiry, deadline.at)
-        raise self._nothing(name, where, timeout)
+        raise self._nothing(name, where, f"in {timeout:g} s" if wait else "at once")
 
     async def collect(
         self,
@@ -197,16 +197,14 @@ class Lookups:
     def _hopeless(self, inquiry: Inquiry, *, wait: bool) -> bool:
         return not wait and (inquiry.nobody or not self._link.connected)
 
-    def _nothing(self, name: str, where: Predicate, timeout: float) -> Exception:
+    def _nothing(self, name: str, where: Predicate, when: str) -> Exception:
         known = self._catalogue.services(name)
         if not known:
             if not self._link.connected:
                 return self._link.error()
-            return ServiceNotFound(
-                f"no instance of {name!r} is known, nobody answered in {timeout:g} s"
-            )
+            return ServiceNotFound(f"no instance of {name!r} is known, nobody answered {when}")
         critical = where is not_critical and not any(map(where, known))
-        detail = "all critical" if critical else f"none matches {where!r}"
+        detail = "all critical" if critical else f"none matches {name_of(where)}"
         many = "instance" if len(known) == 1 else "instances"
         return ServiceNotFound(f"{len(known)} {many} of {name!r} known, {detail}")
 

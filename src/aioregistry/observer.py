@@ -82,7 +82,7 @@ class Observer:
     ) -> None:
         self._own = own
         self._node = node
-        self._late = 0
+        self._ignored = self._refused = 0
         self.announcements = self.withdrawals = self.malformed = 0
         self._link = link
         self._clock = clock
@@ -190,7 +190,7 @@ class Observer:
         """The link is up: everybody has a whole ttl to speak, and is asked to."""
         self.complete.clear()  # messages may have been missed
         self.observations.resume()
-        self.catalogue.forgive(self._clock() + RETURN)
+        self.catalogue.forgive(self._clock(), late=RETURN)
         self.vigil.resume()
         self.asker.ask_for(self.observations.patterns)
         self.inquiries.wake_all()
@@ -255,8 +255,23 @@ class Observer:
                 if not await self._catch_up():
                     continue
                 self.catalogue.call_late(self._clock())
-            self._publish_removals(self.catalogue.expire(self._clock()))
+            self._publish_removals(self._expired())
             self.vigil.take_up()
+
+    def _expired(self) -> list[ServiceEvent]:
+        """What has expired by now."""
+        now, held = self._clock(), self.catalogue.held
+        events = self.catalogue.expire(now)
+        if self.catalogue.held > held:
+            self._log.warning(
+                "held",
+                now,
+                "%d of %d instances fell silent together, so the way to them is more likely broken"
+                " than all of them: they are kept for one more ttl; counted in stats().held",
+                self.catalogue.held - held,
+                len(self.catalogue),
+            )
+        return events
 
     # ---- messages ----------------------------------------------------------------------
 
@@ -278,9 +293,11 @@ class Observer:
             inquiry = self.inquiries.get(name)
             if inquiry is not None:
                 inquiry.heard(now)
-        if event is not None or self.catalogue.late != self._late:  # more than a heartbeat
-            self._late = self.catalogue.late
+        if event is not None or self.catalogue.ignored != self._ignored:  # more than a heartbeat
+            self._ignored = self.catalogue.ignored
             self._mind_rival(message, now)
+            if self.catalogue.refused != self._refused:
+                self._mind_refusal(subject, now)
             if event is not None:
                 self._publish(event)
         if self.catalogue.sooner:
@@ -305,15 +322,30 @@ class Observer:
             *(printable(message.host[:200]) or "unknown", printable(message.id[:64]) or "none"),
         )
 
+    def _mind_refusal(self, subject: str, now: float) -> None:
+        """Tell why a message was left out."""
+        self._refused = self.catalogue.refused
+        self._log.warning(
+            f"refused {subject}",
+            now,
+            "left out a message on %.200r: %s; counted in stats().refused",
+            subject,
+            self.catalogue.refusal,
+        )
+
     def _on_withdrawal(self, subject: str, payload: bytes) -> None:
         name = subject[len(self._subjects.unregister_prefix) :]
         message = self._decode(name, subject, payload)
         if message is None:
             return
         self.withdrawals += 1
-        event = self.catalogue.withdraw(message, self._clock())
+        now = self._clock()
+        event = self.catalogue.withdraw(message, now)
         if event is not None:
             self._publish_removals([event])
+        elif self.catalogue.refused != self._refused:
+            self._ignored = self.catalogue.ignored
+            self._mind_refusal(subject, now)
 
     def _decode(self, name: str, subject: str, payload: bytes) -> wire.Announcement | None:
         try:

@@ -119,6 +119,10 @@ class Registration:
 
         Returns when the broker has taken the withdrawal; without a broker at once, and the
         withdrawal goes out with the reconnect. Cancelling cancels only the waiting.
+
+        Raises:
+            TransportError: the broker refuses the withdrawal; it is not announced any longer.
+            RegistryClosed: the registry is closed.
         """
         if self._current() is not None:
             await self._provider.withdraw(self._service.key)

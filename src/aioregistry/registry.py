@@ -12,7 +12,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Self, cast
+from typing import Final, Self, cast
 
 import msgspec
 
@@ -22,10 +22,11 @@ from aioregistry.choosing import (
     Predicate,
     RoundRobin,
     not_critical,
+    why_no_balancer,
     why_no_predicate,
 )
-from aioregistry.errors import RegistryClosed, RegistryError
-from aioregistry.limits import check_name, check_pattern, check_service, status_of
+from aioregistry.errors import RegistryClosed, RegistryError, TransportError
+from aioregistry.limits import check_name, check_pattern, check_service, described
 from aioregistry.link import end_of
 from aioregistry.lookup import Lookups
 from aioregistry.registration import Registration
@@ -111,8 +112,10 @@ class Registry:
         self._closed = False
 
     def __repr__(self) -> str:
-        if self._session is None:
-            state = "closed" if self._closed else "not started"
+        if self.closed:
+            state = "closed"
+        elif self._session is None:
+            state = "not started"
         else:
             state = "connected" if self.connected else "disconnected"
         return f"<Registry at {self._transport.address}, {state}>"
@@ -184,16 +187,23 @@ class Registry:
             delay: how long to stay, in seconds.
 
         Raises:
+            TransportError: the broker refuses a withdrawal; raised when the delay is over.
             RegistryClosed: the registry is closed.
         """
         if delay != 0:
             check_duration("delay", delay)
         session = self._here()
         provider = session.provider
-        await provider.withdraw(*(service.key for service in provider.services))
+        refusal: TransportError | None = None
+        try:
+            await provider.withdraw(*(service.key for service in provider.services))
+        except TransportError as error:
+            refusal = error
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await session.stop.wait()
+        if refusal is not None:
+            raise refusal
 
     # ---- announcing --------------------------------------------------------------------
 
@@ -236,19 +246,16 @@ class Registry:
             RegistryClosed: the registry is closed.
         """
         session = self._here()
-        base = service if isinstance(service, Service) else Service(service)
-        if address or url or network or version or host or metadata or status is not None:
-            given: dict[str, Any] = {
-                "address": address,
-                "url": url,
-                "network": network,
-                "version": version,
-                "host": host,
-                "metadata": metadata,
-                "status": None if status is None else status_of(status),
-            }
-            changes = {field: value for field, value in given.items() if value}
-            base = msgspec.structs.replace(base, **changes)
+        base = described(
+            service,
+            address=address,
+            url=url,
+            network=network,
+            version=version,
+            host=host,
+            metadata=metadata,
+            status=status,
+        )
         check_service(base)
         announced = msgspec.structs.replace(
             base,
@@ -271,6 +278,7 @@ class Registry:
 
         Raises:
             NotRegistered: it is not registered here.
+            TransportError: the broker refuses the withdrawal; it is not announced any longer.
             RegistryClosed: the registry is closed.
         """
         provider = self._here().provider
@@ -336,6 +344,8 @@ class Registry:
             TransportError: nothing is known, and there is no broker to ask.
             InvalidService: the name cannot be one.
             RegistryClosed: the registry is closed.
+            TypeError: `where` cannot be a predicate, or `balancer` no balancer.
+            ValueError: `timeout` is no number of seconds.
         """
         if where is None:
             where = self._where
@@ -346,7 +356,12 @@ class Registry:
             )
         if balancer is None:
             balancer = self._balancer
-        return balancer.choose(selection.trusted, selection.scope)
+        try:
+            return balancer.choose(selection.trusted, selection.scope)
+        except (AttributeError, TypeError):
+            if reason := why_no_balancer(balancer):
+                raise TypeError(f"balancer={reason}") from None
+            raise
 
     async def get_services(
         self,
@@ -373,7 +388,10 @@ class Registry:
             TransportError: nothing is known, and there is no broker to ask.
             InvalidService: the name cannot be one.
             RegistryClosed: the registry is closed.
+            TypeError: `where` cannot be a predicate.
+            ValueError: `timeout` is no number of seconds, or `minimum` no number of instances.
         """
+        _check_minimum(minimum)
         return await self._lookups(name).collect(
             name,
             self._where if where is None else where,
@@ -391,6 +409,7 @@ class Registry:
 
         Raises:
             InvalidService: the name cannot be one.
+            TypeError: `where` cannot be a predicate.
             RegistryClosed: the registry is closed.
         """
         self._live()
@@ -497,8 +516,11 @@ class Registry:
 
         Raises:
             TransportError: not within `timeout`.
+            ValueError: `timeout` is no number of seconds.
             RegistryClosed: the registry is closed.
         """
+        if timeout:
+            check_duration("timeout", timeout)
         link = self._here().link
         try:
             async with asyncio.timeout(timeout):
@@ -595,6 +617,11 @@ def _transport_of(target: str | Transport | None) -> Transport:
 def _select_nothing(_name: str, _where: Predicate) -> Selection:
     """What a registry knows before it started and after it closed."""
     return _NOTHING
+
+
+def _check_minimum(minimum: object) -> None:
+    if not isinstance(minimum, int) or minimum < 0:
+        raise ValueError(f"minimum must be a number of instances, not {minimum!r}")
 
 
 def _check_patterns(patterns: tuple[str, ...]) -> None:

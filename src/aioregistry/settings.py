@@ -16,6 +16,7 @@ from aioregistry.choosing import (
     RoundRobin,
     is_async,
     not_critical,
+    why_no_balancer,
     why_no_predicate,
 )
 from aioregistry.errors import InvalidService
@@ -71,17 +72,8 @@ class Settings:
         _check_predicate("where", self.where)
         if self.accept is not None:
             _check_predicate("accept", self.accept)
-        choose = getattr(self.balancer, "choose", None)
-        if isinstance(self.balancer, type):
-            raise ValueError(
-                f"balancer must be an object, and {self.balancer!r} is a class;"
-                f" write {self.balancer.__name__}(...)"
-            )
-        if not callable(choose) or is_async(choose):
-            raise ValueError(
-                "balancer must have a method choose() that is not async, as RoundRobin() has;"
-                f" {self.balancer!r} has none"
-            )
+        if reason := why_no_balancer(self.balancer):
+            raise ValueError(f"balancer={reason}")
         clock = cast("object", self.wall_clock)  # what the caller gave, whatever it is
         if not callable(clock) or is_async(clock):
             raise ValueError(

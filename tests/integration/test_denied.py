@@ -90,6 +90,27 @@ async def test_a_withdrawal_that_is_not_allowed(broker: BrokerWithUsers) -> None
         assert provider.registered == ()
 
 
+async def test_a_drain_whose_withdrawals_are_not_allowed_stays_all_the_same(
+    broker: BrokerWithUsers,
+) -> None:
+    whole = templates(broker.scheme)["provider"]
+    await broker.admit({"app": without(whole, "unregister.orders")})
+    async with Stage(broker, "app", "registry") as stage:
+        provider = await stage.registry()
+        await provider.register("orders", ADDRESS)
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        with pytest.raises(TransportError, match=r"registry\.unregister\.orders"):
+            await provider.drain(0.5)
+        assert clock() - started >= 0.5
+        await provider.register("orders", ADDRESS)
+        draining = asyncio.create_task(provider.drain(600))
+        await asyncio.sleep(0.1)
+        draining.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await draining
+
+
 async def test_what_may_be_heard_no_longer(broker: BrokerWithUsers) -> None:
     whole = templates(broker.scheme)["consumer"]
     await broker.admit({"app": whole})

@@ -583,7 +583,7 @@ class TestTheSilent:
     def test_expel_believes_no_broker_that_calls_most_of_them_dead(self) -> None:
         catalogue = filled(*fleet(MASS, node="n1"))
         assert catalogue.expel({"n1": 1.0}) == []
-        assert (len(catalogue), catalogue.held, catalogue.expired) == (MASS, MASS, 0)
+        assert (len(catalogue), catalogue.held, catalogue.expired) == (MASS, 0, 0)
         others = [
             announcement("b", f"b:{number}", incarnation=f"o{number}") for number in range(MASS)
         ]
@@ -737,6 +737,16 @@ class TestMassSilence:
         catalogue.forgive(2.0)
         assert len(pass_time(catalogue, 2.0 + TTL)) == MASS
         assert catalogue.held == 0
+
+    def test_who_has_spoken_since_an_outage_is_held(self) -> None:
+        """Though the ttl of grace may begin later: for those who are not back yet."""
+        catalogue = filled(*fleet(MASS))
+        catalogue.forgive(2.0, late=1.0)
+        for message in fleet(MASS):
+            catalogue.announce(message, 2.5)
+        assert pass_time(catalogue, 3.0 + TTL) == []
+        assert catalogue.held == MASS
+        assert len(pass_time(catalogue, 3.0 + 2 * TTL)) == MASS
 
 
 CHANGES: dict[str, Callable[[Catalogue], object]] = {

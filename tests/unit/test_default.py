@@ -8,8 +8,10 @@ from typing import TypeVar
 
 import pytest
 
+from aioregistry.choosing import Predicate, Random, RoundRobin
 from aioregistry.default import close_default, connect, get_default
 from aioregistry.errors import RegistryClosed, TransportError
+from aioregistry.service import Service
 from aioregistry.transports.memory import MemoryBroker, MemoryTransport
 from tests.tools import eventually
 
@@ -20,6 +22,15 @@ T = TypeVar("T")
 async def no_default_is_left() -> AsyncIterator[None]:
     yield
     await close_default()
+
+
+def everything() -> Predicate:
+    """A function made anew."""
+
+    def accept(_service: Service) -> bool:
+        return True
+
+    return accept
 
 
 def stopped_broker() -> MemoryBroker:
@@ -45,6 +56,17 @@ async def test_it_works() -> None:
 async def test_concurrent_first_calls_share_one_start() -> None:
     registries = await asyncio.gather(*(connect("memory://") for _ in range(10)))
     assert len(set(map(id, registries))) == 1
+
+
+async def test_the_same_call_again_gives_the_same_registry() -> None:
+    """Though balancers and functions that are made anew compare as different."""
+    registries = [
+        await connect("memory://", ttl=5.0, balancer=RoundRobin(), accept=everything())
+        for _ in range(2)
+    ]
+    assert registries[0] is registries[1]
+    with pytest.raises(ValueError, match="already, with another target or options"):
+        await connect("memory://", ttl=5.0, balancer=Random(), accept=everything())
 
 
 async def test_a_later_call_that_asks_for_something_else_is_an_error() -> None:

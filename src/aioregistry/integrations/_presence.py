@@ -26,7 +26,7 @@ from aioregistry.integrations._address import (
 from aioregistry.integrations._leaving import DRAIN
 from aioregistry.integrations._logs import log
 from aioregistry.integrations.health import HealthCheck
-from aioregistry.limits import check_service, status_of
+from aioregistry.limits import check_service, described
 
 __all__ = [
     "Presence",
@@ -53,10 +53,7 @@ def offered(
         InvalidService: a value makes no sense or is too large; the text says what to write
             instead.
     """
-    base = service if isinstance(service, Service) else Service(service)
-    given |= {"address": address, "status": None if status is None else status_of(status)}
-    changes = {field: value for field, value in given.items() if value}
-    base = msgspec.structs.replace(base, **changes)
+    base = described(service, address=address, status=status, **given)
     check_service(msgspec.structs.replace(base, address=""))
     check_given(base.name, base.address, base.network)  # it has more to say about an address
     if is_complete(base):
