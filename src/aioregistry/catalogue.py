@@ -179,7 +179,8 @@ class Catalogue:
         refusal: why the last of them was.
         ignored: announcements that said something and were not believed: those `late` or `refused`.
         expired: instances that fell silent.
-        held: instances kept for one more ttl because too many fell silent together.
+        held: instances kept, for one more ttl or until their ttl is over, because too many fell
+            silent or vanished together; each once.
         sooner: whether `next_deadline` has moved forward since this was last set to False.
     """
 
@@ -191,6 +192,7 @@ class Catalogue:
         self._max_instances = max_instances
         self._views: dict[str, _View] = {}
         self._nodes: dict[str, int] = {}
+        self._spared: dict[str, float] = {}
         self._doubted: AbstractSet[str] = frozenset()
         self._size = 0
         self._order = 0
@@ -288,6 +290,9 @@ class Catalogue:
             if entry.node in nodes and heard_since <= entry.heard <= nodes[entry.node]
         ]
         if self._is_mass(len(gone)):  # then it is rather the broker that is torn apart
+            spared = self._spared
+            self.held += sum(spared.get(entry.node, _NEVER) < entry.heard for entry in gone)
+            spared.update((entry.node, nodes[entry.node]) for entry in gone)
             return []
         self.expired += len(gone)
         for entry in gone:
@@ -331,6 +336,7 @@ class Catalogue:
         """Forget everything, without events."""
         self._views.clear()
         self._nodes.clear()
+        self._spared.clear()
         self._doubted = frozenset()
         self._heap.clear()
         self._size = 0
@@ -559,6 +565,7 @@ class Catalogue:
             nodes[entry.node] -= 1
             if not nodes[entry.node]:
                 del nodes[entry.node]
+                self._spared.pop(entry.node, None)
         entry.node = self._texts[node]
         if node:
             nodes[entry.node] = nodes.get(entry.node, 0) + 1

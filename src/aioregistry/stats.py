@@ -33,7 +33,8 @@ class Stats:
         refused: announcements dropped because of a limit.
         expired: instances that fell silent.
         tombstones: incarnations remembered as gone.
-        held: instances kept for one more ttl because too many fell silent together.
+        held: instances kept, for one more ttl or until their ttl is over, because too many fell
+            silent or vanished together.
         doubted: processes that the broker does not hear now, though they announced instances.
     """
 

@@ -18,6 +18,7 @@ from typing import Final
 from aioregistry.catalogue import Catalogue
 from aioregistry.errors import TransportError
 from aioregistry.link import Link
+from aioregistry.loglimit import LogLimiter
 from aioregistry.service import ServiceEvent
 from aioregistry.wire import Subjects
 
@@ -80,6 +81,7 @@ class Vigil:
         self._asked: AbstractSet[str] = frozenset()
         self._not_before = float("-inf")
         self._work = asyncio.Event()
+        self._log = LogLimiter(_logger)
 
     @property
     def _interval(self) -> float | None:
@@ -182,7 +184,17 @@ class Vigil:
         for node in dead:
             del self._gone[node]
         if dead:
+            held = self._catalogue.held
             self._publish(self._catalogue.expel(dead, heard_since=self._up_since))
+            if self._catalogue.held > held:
+                self._log.warning(
+                    "vanished",
+                    answered,
+                    "%d of %d instances vanished from the broker together, so it is more likely"
+                    " torn apart than all of them gone: their ttl decides; counted in stats().held",
+                    self._catalogue.held - held,
+                    len(self._catalogue),
+                )
         self._doubt()
 
     def _doubt(self) -> None:

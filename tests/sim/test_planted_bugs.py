@@ -32,7 +32,7 @@ SMALL = {"instances": 8, "per_process": 2, "duration": 40.0}
 LATE = {**SMALL, "faults": ("reordering", "duplication", "latency"), "every": 0.5}
 
 
-def nothing(*_: object) -> None:
+def nothing(*_: object, **__: object) -> None:
     pass
 
 

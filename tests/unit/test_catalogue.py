@@ -582,14 +582,18 @@ class TestTheSilent:
 
     def test_expel_believes_no_broker_that_calls_most_of_them_dead(self) -> None:
         catalogue = filled(*fleet(MASS, node="n1"))
-        assert catalogue.expel({"n1": 1.0}) == []
-        assert (len(catalogue), catalogue.held, catalogue.expired) == (MASS, 0, 0)
+        for since in (1.0, 1.5):
+            assert catalogue.expel({"n1": since}) == []
+            assert (len(catalogue), catalogue.held, catalogue.expired) == (MASS, MASS, 0)
+        catalogue.announce(fleet(MASS, node="n1")[0], 2.0)  # it was there meanwhile
+        assert catalogue.expel({"n1": 2.5}) == []
+        assert catalogue.held == MASS + 1
         others = [
             announcement("b", f"b:{number}", incarnation=f"o{number}") for number in range(MASS)
         ]
         for message in others:
             announced(catalogue, message)
-        assert len(catalogue.expel({"n1": 1.0})) == MASS
+        assert len(catalogue.expel({"n1": 2.5})) == MASS
 
     def test_who_is_announced_by_another_node_does_not_go_with_the_first(self) -> None:
         catalogue = filled(announcement(node="n1"), announcement("b", incarnation="i2", node="n1"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aioregistry.catalogue import OVERDUE, TOGETHER, Catalogue
+from aioregistry.catalogue import MASS, OVERDUE, TOGETHER, Catalogue
 from aioregistry.errors import TransportError
 from aioregistry.service import ServiceEvent
 from aioregistry.testing import run_virtual
@@ -264,6 +264,27 @@ def test_that_nobody_may_be_asked_is_told_once(
         await asyncio.sleep(120)
         scene.vigil.deny(TransportError("not allowed", subjects=asked))
         assert caplog.text.count("crashes will be seen no earlier") == 2
+        scene.work.cancel()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("look_interval", [0.25, None])
+def test_that_most_have_vanished_is_told_once_and_their_ttl_decides(
+    look_interval: float | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        scene = Scene(look_interval)
+        for number in range(3, MASS + 3):
+            scene.hear(number)
+        scene.link.gone.update(f"n{number}" for number in range(3, MASS + 3))
+        for _ in range(20):
+            scene.hear(1)
+            scene.hear(2)
+            await scene.pass_time(TTL * 0.9 / 20)
+        assert not scene.dead
+        assert scene.catalogue.held == MASS
+        assert caplog.text.count(f"{MASS} of {MASS + 2} instances vanished") == 1
         scene.work.cancel()
 
     run_virtual(main())

@@ -179,6 +179,7 @@ class Ledger(NetworkMonitor):
         sent_by: how many announcements were sent, by process.
         stormy_until: until when messages are late, or their being late still has effects.
         losses: how often a link was lost, as the processes noticed.
+        times_held: how often an observer's guard against mass silence acted.
     """
 
     def __init__(self, clock: Callable[[], float], trace: Trace) -> None:
@@ -191,7 +192,7 @@ class Ledger(NetworkMonitor):
         self.messages = {"announcement": 0, "withdrawal": 0, "ping": 0, "delivery": 0, "loss": 0}
         self.pinged: dict[SimulatedProcess, int] = {}
         self.sent_by: dict[SimulatedProcess, int] = {}
-        self.losses = 0
+        self.losses = self.times_held = 0
         self.stormy_until = float("-inf")
         self._early: dict[str, list[float]] = {}
         self._clock = clock

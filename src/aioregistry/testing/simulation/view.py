@@ -48,7 +48,6 @@ class View:
         mistaken: by key, until when an older incarnation may have hidden the living one.
         draining: whether the slow watcher is at work.
         expired: how many expiries it saw.
-        times_held: how often its guard against mass silence acted.
         held_at: when its guard against mass silence last held instances.
     """
 
@@ -60,7 +59,7 @@ class View:
         self.mistaken: dict[tuple[str, str], float] = {}
         self.held_at = float("-inf")
         self.draining = False
-        self.expired = self.times_held = 0
+        self.expired = 0
         self._held = 0
         self._folded_slowly: Fold = {}
         self._plan = plan
@@ -114,7 +113,7 @@ class View:
         stats = self.registry.stats()
         if stats.held > self._held:
             self._held, self.held_at = stats.held, self.process.network.now
-            self.times_held += 1
+            self.ledger.times_held += 1
         ever = len(self.ledger.lives)
         if stats.instances > ever or stats.tombstones > ever:
             self.ledger.violated(
