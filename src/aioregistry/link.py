@@ -12,6 +12,7 @@ from typing import Final, cast
 import anyio
 
 from aioregistry.errors import RegistryError, TransportError
+from aioregistry.loglimit import LogLimiter
 from aioregistry.transports.base import Handler, LinkState, Subscription, Transport
 
 __all__ = ["Link", "end_of", "unsubscribe_all"]
@@ -82,6 +83,7 @@ class Link:
         self._flushing = asyncio.Lock()
         self.begun = self.checked = 0
         self._finished = 0
+        self._log = LogLimiter(_logger)
         self._outcome: TransportError | None = None
 
     async def open(self, timeout: float | None) -> None:  # noqa: ASYNC109 - the loop needs it
@@ -284,7 +286,9 @@ class Link:
             return
         self.detail = detail
         if up is self.connected:
-            _logger.warning("no link to %s: %s", self.transport.address, detail)
+            self._log.warning(
+                detail, self._loop.time(), "no link to %s: %s", self.transport.address, detail
+            )
             return
         self.connected = up
         if up:

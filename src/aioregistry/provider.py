@@ -23,6 +23,7 @@ from aioregistry.ears import Ears
 from aioregistry.errors import InvalidService, NotRegistered, RegistryError, TransportError
 from aioregistry.limits import EVERYBODY, MAX_PAYLOAD_BYTES
 from aioregistry.link import Link
+from aioregistry.loglimit import LogLimiter
 from aioregistry.service import Service
 from aioregistry.settings import Settings
 
@@ -98,6 +99,7 @@ class Provider:
         self._deliveries = Deliveries()
         self._ears = Ears(link, self._subjects, node, self._on_ping)
         self._sending = asyncio.Lock()
+        self._log = LogLimiter(_logger)
         self._said = node
         self._end: RegistryError | None = None
 
@@ -419,19 +421,19 @@ class Provider:
         announced = withdrawal.announced
         subject = self._subjects.unregister(announced.service.name)
         payload = wire.encode_withdrawal(announced.service, seq=announced.seq, node=self._ears.node)
-        await self._publish(announced, subject, payload)
+        self.withdrawn += await self._publish(announced, subject, payload)
         withdrawal.said = True
         self._unconfirmed.append(withdrawal)
         self._confirm.set()
-        self.withdrawn += 1
 
     async def _publish_announcement(self, announced: Announced) -> None:
         service = announced.service
         subject = self._subjects.register(service.name)
-        await self._publish(announced, subject, self._encode(service, announced.seq))
-        self.announced += 1
+        payload = self._encode(service, announced.seq)
+        self.announced += await self._publish(announced, subject, payload)
 
-    async def _publish(self, announced: Announced, subject: str, payload: bytes) -> None:
+    async def _publish(self, announced: Announced, subject: str, payload: bytes) -> bool:
+        """Send a message; whether the transport took it."""
         seq = announced.seq
         try:
             await self._link.transport.publish(subject, payload)
@@ -440,12 +442,15 @@ class Provider:
                 raise
             # The broker does not take this message; the link as such is sound.
             if not self._deliveries.refused(announced, seq, error):
-                _logger.error("the broker refuses %s: %s", subject, error)  # noqa: TRY400 - no trace needed
-        else:
-            if self._deliveries.sent(announced, seq, subject) or not self._ears.hears(
-                announced.service.name
-            ):
-                self._confirm.set()
+                self._log.warning(
+                    subject, self._clock(), "the broker refuses %s: %s", subject, error
+                )
+            return False
+        if self._deliveries.sent(announced, seq, subject) or not self._ears.hears(
+            announced.service.name
+        ):
+            self._confirm.set()
+        return True
 
     def _check_size(self, service: Service) -> None:
         size = len(self._encode(service, seq=2**31))

@@ -233,6 +233,24 @@ class TestALife:
             assert (await next_event(watch))[0] is EventType.UNREGISTERED
             await eventually(lambda: not server.servers[0].is_serving(), 5)
 
+    async def test_a_second_ctrl_c_does_not_cut_short_the_lifespan(
+        self, registry: Registry, ours: Registry
+    ) -> None:
+        closed = asyncio.Event()
+
+        @asynccontextmanager
+        async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
+            yield
+            closed.set()
+
+        app = FastAPI(lifespan=register(ours, "orders", drain=60, lifespan=lifespan))
+        async with registry.watch("orders") as watch, served(app) as server:
+            await next_event(watch)
+            server.should_exit = True
+            assert (await next_event(watch))[0] is EventType.UNREGISTERED
+            server.force_exit = True
+        assert closed.is_set()
+
     @pytest.mark.parametrize("kind", [Server, uvicorn.Server])
     async def test_asks_callers_to_leave_while_it_drains(
         self, registry: Registry, ours: Registry, kind: type[uvicorn.Server]

@@ -21,6 +21,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from aioregistry import Registry
 from aioregistry.errors import TransportError
 from aioregistry.testing.brokers import Broker, nats_server
 from aioregistry.transports import _nats_driver, _nats_wire
@@ -1174,3 +1175,34 @@ async def test_missing_permissions_of_a_borrowed_client(restricted_broker: Broke
         await transport.publish("Denied.Two", b"")
         with pytest.raises(TransportError, match=r"no permission to publish to 'Denied.Two'"):
             await transport.flush()
+
+
+def nobody_listens(_state: LinkState, _reason: str) -> None:
+    pass
+
+
+async def test_a_failure_of_many_servers_has_the_same_words_each_time() -> None:
+    """So that it is logged once, though each attempt goes through them in another order."""
+    transport = NatsTransport(",".join(f"nats://127.0.0.1:{port}" for port in range(1, 5)))
+    words: set[str] = set()
+    for _ in range(20):
+        with pytest.raises(TransportError) as failure:
+            await transport.connect(nobody_listens)
+        words.add(str(failure.value))
+    assert len(words) == 1
+    await transport.aclose()
+
+
+async def test_a_heartbeat_that_is_too_large_is_told_once_and_not_counted(
+    restricted_broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"nats://all:p%40ss@127.0.0.1:{restricted_broker.port}"
+    async with Registry(url, ttl=0.3) as registry:
+        registration = await registry.register(
+            "orders", "10.0.0.5:1", metadata={"x": "y" * 1500}, wait=False
+        )
+        await asyncio.sleep(0.5)
+        assert registry.stats().announcements_sent == 0
+        await registration.update(metadata={"x": "y"})
+        assert registry.stats().announcements_sent == 1
+    assert caplog.text.count("the broker refuses registry.register.orders") == 1

@@ -132,6 +132,7 @@ class _Farewell:
         self._stop = server.shutdown
 
     async def __call__(self, sockets: list[socket.socket] | None = None) -> None:
+        forced = self._server.force_exit
         self._ask_to_leave()
         await asyncio.gather(*(guest.withdraw() for guest in self.guests))
         draining = [guest for guest in self.guests if guest.draining]
@@ -140,6 +141,9 @@ class _Farewell:
             for listener in self._server.servers:
                 listener.close()
             await self._unless_in_a_hurry(until_gone(lambda: self._server.server_state.connections))
+            # A second Ctrl-C is meant for the drain: uvicorn by itself would have come to an end
+            # by then, and have run the shutdown of the lifespan. A third one is its own again.
+            self._server.force_exit = forced
         await self._stop(sockets=sockets)
 
     def _ask_to_leave(self) -> None:

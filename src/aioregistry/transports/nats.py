@@ -309,7 +309,7 @@ class NatsTransport:
             except TransportError as error:
                 failures.append(error)
         raise TransportError(
-            "; ".join(dict.fromkeys(map(str, failures))),
+            "; ".join(sorted(set(map(str, failures)))),  # the same words, whatever the order
             permanent=all(error.permanent for error in failures),
         )
 
