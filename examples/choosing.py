@@ -26,8 +26,14 @@ EUROPE = {"zone": "eu-1"}
 
 
 def has_room(service: Service) -> bool:
-    """A predicate is a function; its answers are kept until the instance changes."""
-    return int(service.metadata.get("free_slots", "0")) > 0
+    """A predicate is a function; its answers are kept until the instance changes.
+
+    Metadata is what a peer says, so it may be anything; what a predicate raises, lookups raise.
+    """
+    try:
+        return int(service.metadata.get("free_slots", "0")) > 0
+    except ValueError:
+        return False
 
 
 # Made once, so that every lookup asks the same question: its matches are then kept in memory.
@@ -66,6 +72,7 @@ async def main() -> None:
             ("10.0.0.3:8003", "1.5.2", EUROPE | {"free_slots": "0"}),
             ("10.0.0.4:8004", "2.0.0", EUROPE | {"free_slots": "5"}),
             ("10.0.0.5:8005", "1.5.2", {"zone": "us-1", "free_slots": "5"}),
+            ("10.0.0.6:8006", "1.5.2", EUROPE | {"free_slots": "plenty"}),
         )
         for address, number, tags in fleet:
             await registry.register("render", address, version=number, metadata=tags)
