@@ -2,8 +2,8 @@
 
     python examples/share_redis_client.py [REDIS_URL]
 
-The registry opens two connections of its own with the client's address, credentials and TLS:
-a connection that waits for messages can do nothing else. It never closes the client.
+The registry opens a connection of its own (two before Redis 6), with the client's address,
+credentials and TLS. It never closes the client.
 """
 
 from __future__ import annotations
