@@ -368,7 +368,7 @@ class Demo:
     async def _crash(self, watcher: Watcher, traffic: Traffic) -> None:
         self._screen.step(
             "orders-1 is killed: SIGKILL, it cannot say goodbye",
-            "calls that hit it move to another instance; it expires with its ttl",
+            "calls that hit it move on; its lost connection gives it away",
         )
         moved, killed = traffic.moved, time.monotonic_ns()
         self._children["orders-1"].signal(signal.SIGKILL)

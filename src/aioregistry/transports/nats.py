@@ -277,7 +277,7 @@ class NatsTransport:
         return reason
 
     async def _reopen(self) -> Link:
-        """Try until it works: soon at first, then at most every few seconds."""
+        """Try until it works: soon at first, then once in half a second to a second."""
         told = ""
         while True:
             await asyncio.sleep(self._pauses.next())

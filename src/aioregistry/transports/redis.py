@@ -48,7 +48,7 @@ class RedisTransport:
     hiredis before 3.2, take two connections, one for commands and one for messages.
 
     A connection is asked for a sign of life every `probe_interval` seconds. When one is lost,
-    all are rebuilt, for ever, with pauses that grow to two seconds.
+    all are rebuilt, for ever, with pauses that grow to a second.
 
     With an ACL, the user needs `+publish +subscribe +unsubscribe +psubscribe +punsubscribe
     +ping +pubsub|numsub +pubsub|channels`, and its channels must name every glob letter by
