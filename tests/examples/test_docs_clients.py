@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.examples.links import dead_links
 
 from aioregistry import Registry
 from aioregistry.integrations.aiohttp import RegistryMiddleware
@@ -124,15 +125,20 @@ def test_the_numbers_are_those_of_the_policy() -> None:
     assert f"{policy.retry_ratio * 100:g} % of the requests" in text
     assert f"{policy.retries_per_second:g} a second" in text
     assert policy.bad_statuses == {502, 503, 504}
-    assert len(fields(policy)) == 8
+
+
+def test_the_table_of_the_policy() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| `(.+?)` \|", text_of("httpx").partition("### Policy")[2], re.MULTILINE
+    )
+    assert [name for name, _ in rows] == [field.name for field in fields(Policy)]
+    assert Policy(**{name: eval(default) for name, default in rows}) == Policy()
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_and_installation(page: str) -> None:
     text = text_of(page)
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        path = target.partition("#")[0]
-        assert target.startswith("https://") or (ROOT / "docs" / "integrations" / path).exists()
+    assert dead_links(ROOT / "docs" / "integrations" / f"{page}.md") == []
     project = (ROOT / "pyproject.toml").read_text()
     for extra in re.findall(r"'\.\[(\w+)\]'", text):
         assert re.search(rf"^{extra} = ", project, re.MULTILINE)

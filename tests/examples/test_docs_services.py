@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 from faststream.redis import RedisBroker
+from tests.examples.links import dead_links
 
 from aioregistry import EventType, RedisTransport, Registry, Service, Watch, free_port
 from aioregistry.testing.brokers import Broker
@@ -200,6 +201,4 @@ def test_the_extras_exist_and_the_unrelated_project_is_not_installed(page: str) 
         for extra in extras.split(","):
             assert re.search(rf"^{extra} = ", project, re.MULTILINE), extra
     assert not re.search(r"install\s+'?aioregistry\b(?!-)", text_of(page))
-    targets: list[str] = re.findall(r"\]\(([^)]+)\)", text_of(page))
-    for target in targets:
-        assert (ROOT / "docs" / "integrations" / target).exists(), target
+    assert dead_links(ROOT / "docs" / "integrations" / f"{page}.md") == []
