@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from tests.examples.links import dead_links
+from tests.tools import eventually
 
-from aioregistry import EventType, Registry, free_port
+from aioregistry import EventType, Registry, Status, free_port
 
 if TYPE_CHECKING:
     from tests.examples.conftest import Program, Programs
@@ -116,6 +118,56 @@ async def it_withdraws_when_it_is_stopped(programs: Programs, file: Path) -> Non
     assert program.output == ""
 
 
+async def it_changes(programs: Programs, file: Path) -> None:
+    last = "        await orders.unregister()"
+    text = await asyncio.to_thread(file.read_text)
+    assert last in text
+    held = text.replace(last, f"        await anext(registry.watch('go-on'))\n{last}")
+    await asyncio.to_thread(file.write_text, held)
+    async with Registry(programs.url) as registry, registry.watch("orders") as watch:
+        await registry.observe("reports")
+        program = programs.python(file)
+        assert (await anext(watch)).type is EventType.REGISTERED
+
+        def changed() -> bool:
+            found = {(each.version, each.status) for each in registry.cached("orders")}
+            return found == {("1.4.3", Status.PASSING)} and not registry.cached("reports")
+
+        await eventually(changed)
+        assert registry.cached("orders")[0].metadata == {"zone": "eu-1"}
+        await registry.register("go-on", "10.0.0.1:80")
+        async for event in watch:
+            if event.type is EventType.UNREGISTERED:
+                break
+    assert await program.wait() == 0, program.output
+
+
+async def it_has_names_in_memory(programs: Programs, file: Path) -> None:
+    async with Registry(programs.url) as registry:
+        await registry.register("greeter", "10.0.0.1:80")
+        await registry.register("greeter", "10.0.0.2:80", status=Status.WARNING)
+        await registry.register("greeter", "10.0.0.3:80", status=Status.CRITICAL)
+        await registry.register("billing.invoices", "10.0.0.4:80")
+        await registry.register("orders", "10.0.0.5:80")
+        program = programs.python(file)
+        assert await program.wait() == 0, program.output
+    first, *others = program.output.splitlines()
+    assert first == "2 of greeter"
+    assert (
+        {
+            "greeter 10.0.0.1:80 passing",
+            "greeter 10.0.0.2:80 warning",
+        }
+        <= set(others)
+        <= {
+            "greeter 10.0.0.1:80 passing",
+            "greeter 10.0.0.2:80 warning",
+            "greeter 10.0.0.3:80 critical",
+            "billing.invoices 10.0.0.4:80 passing",
+        }
+    )
+
+
 async def it_passes(programs: Programs, file: Path) -> None:
     program = programs.python("-m", "pytest", "-c", "/dev/null", "-p", "no:cacheprovider", file)
     assert await program.wait() == 0, program.output
@@ -129,7 +181,9 @@ RUNNERS: dict[str, Runner] = {
     "aiohttp_service.py": it_greets,
     "aiohttp_caller.py": it_calls,
     "worker.py": it_withdraws_when_it_is_stopped,
+    "change.py": it_changes,
     "watch.py": it_prints_events,
+    "in_memory.py": it_has_names_in_memory,
     "choose.py": it_ends_well,
     "share_nats.py": it_ends_well,
     "share_redis.py": it_ends_well,
@@ -201,8 +255,7 @@ def test_every_option_is_in_the_table() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+    assert dead_links(ROOT / "README.md") == []
 
 
 def spans(text: str = TEXT) -> list[str]:
