@@ -574,6 +574,7 @@ def test_the_address_shows_no_credentials(url: str, address: str) -> None:
         "redis://:6379",
         "redis://me:secret@host:port",
         "redis://me:secret@host:0",
+        "redis://me:123#secret@host:6379",
         "redis://me:secret@host:70000",
         "redis://me:sec/ret@host:6379",
         "redis://me:secret@host/zero",

@@ -858,6 +858,8 @@ async def test_a_wrong_url_is_an_error_with_a_remedy() -> None:
         Registry("localhost:4222")
     with pytest.raises(ValueError, match="no transport for http"):
         Registry("http://user:secret@localhost")
+    with pytest.raises(ValueError, match=r"no transport for '\*\*\*@localhost'"):
+        Registry("user:secret@localhost")
 
 
 async def test_no_broker_is_a_transport_error_in_time() -> None:

@@ -65,7 +65,18 @@ def test_servers_that_make_no_sense_are_refused(servers: str | list[str]) -> Non
 
 
 @pytest.mark.parametrize(
-    "url", ["http://user:secret@host", "nats://user:secret@host:x", "user:secret@:1"]
+    "url",
+    [
+        "http://user:secret@host",
+        "nats://user:secret@host:x",
+        "user:secret@:1",
+        "nats://user:secret,more@host",
+        "nats://user:12345secret,more@host:4222",
+        "nats://a:1,nats://user:secret,@host",
+        "nats://user:secret://more@host",
+        "nats://user:secret/more@host",
+        "nats://user:secret#more@host",
+    ],
 )
 def test_a_refused_url_is_shown_without_credentials(url: str) -> None:
     with pytest.raises(ValueError) as refusal:

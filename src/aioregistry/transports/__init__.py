@@ -46,5 +46,8 @@ def open_transport(url: str | None = None) -> Transport:
 
         return MemoryTransport(MemoryBroker.named(rest))
     known = ", ".join(f"{each}://" for each in (*_NATS, *_REDIS, "memory"))
-    shown = f"{named}://..." if separator else repr(url)  # the rest may hold a password
+    _, at, place = url.rpartition("@")
+    shown = repr(f"***@{place}" if at else url)
+    if separator:
+        shown = f"{named}://..."  # the rest may hold a password
     raise ValueError(f"no transport for {shown}; a URL begins with one of {known}")

@@ -37,7 +37,12 @@ class Server:
 
 
 def parse_servers(servers: str | Sequence[str]) -> tuple[Server, ...]:
-    texts = servers.split(",") if isinstance(servers, str) else servers
+    texts = [text.strip() for text in servers.split(",")] if isinstance(servers, str) else servers
+    if isinstance(servers, str) and any("@" in text and "://" not in text for text in texts[1:]):
+        raise ValueError(  # a part of a password would be taken for a server, and shown
+            f"cannot read the NATS URLs {_masked(servers)!r}; write a comma in a password as %2C,"
+            " and the scheme before each server that has a user"
+        )
     parsed = tuple(_parse_server(text.strip()) for text in texts)
     if not parsed:
         raise ValueError("no servers given; pass at least one URL such as nats://localhost:4222")
@@ -86,9 +91,11 @@ def _parse_login(userinfo: str) -> dict[str, str]:
 
 def _masked(text: str) -> str:
     """A URL that may be malformed, with whatever stands before its last @ left out."""
-    scheme, separator, rest = text.rpartition("://")
-    _, at, place = rest.rpartition("@")
-    return f"{scheme}{separator}{'***@' if at else ''}{place}"
+    userinfo, at, place = text.rpartition("@")
+    if not at:
+        return text
+    scheme, separator, _ = userinfo.partition("://")
+    return f"{scheme}://***@{place}" if separator else f"***@{place}"
 
 
 def learned(configured: Sequence[Server], told: Iterable[ParseResult]) -> tuple[Server, ...]:

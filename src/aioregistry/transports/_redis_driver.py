@@ -166,6 +166,7 @@ def _check_url(url: str) -> None:
                 and bool(parts.hostname)
                 and "," not in parts.netloc.rpartition("@")[2]
                 and parts.port != 0
+                and not parts.fragment
                 and re.fullmatch(r"/?|/\d+", parts.path) is not None
             )
     except ValueError:  # its text may quote a part of the password
