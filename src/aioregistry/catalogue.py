@@ -23,29 +23,20 @@ from aioregistry.choosing import Predicate, why_no_predicate
 from aioregistry.limits import (
     MAX_ID,
     MAX_INSTANCES_PER_NAME,
-    characters,
     is_name,
-    metadata_fits,
     texts_fit,
 )
-from aioregistry.service import EventType, FrozenDict, Service, ServiceEvent
-from aioregistry.sharing import Texts
+from aioregistry.service import EventType, Service, ServiceEvent
+from aioregistry.sharing import Sharing
+from aioregistry.tombstones import Tombstones
 from aioregistry.wire import Announcement
 
 __all__ = ["Catalogue", "Question", "Selection"]
 
-TOMBSTONE_TTL: Final = 120.0
-"""How long a withdrawn or replaced incarnation stays dead, in seconds: far longer than a
-message can be late."""
-
-LATE: Final = 2.0
-"""How late a message may be, in seconds. Who announces longer after it was replaced is alive, and
-was so all the time; it comes back when the incarnation that replaced it is gone."""
-
 SOON: Final = 0.1
-"""Within so many seconds it is asked for then: until it answers, nobody finds it."""
+"""Within so many seconds a replaced incarnation that may be alive after all is asked: until it
+answers, nobody finds it."""
 
-MAX_TOMBSTONES: Final = 10_000
 MAX_PREDICATES: Final = 64
 """Predicates per name whose matches are kept: a lambda made per call must not fill memory."""
 
@@ -69,12 +60,6 @@ MASS: Final = 10
 _NEVER: Final = float("-inf")
 _HEARTBEAT: Final = 1 / 3
 _SCAN_COST: Final = 2e-6
-_SHARED_METADATA: Final = 4096
-_SHARED_TEXTS: Final = 32_768
-_SHARED_TIMES: Final = 1024
-_LONGEST_SHARED_METADATA: Final = 1024
-_LONGEST_SHARED_TEXT: Final = 128
-"""What is longer than so many characters hardly repeats, and is not kept for those to come."""
 
 
 class Question(NamedTuple):
@@ -199,10 +184,8 @@ class Catalogue:
         self._heap: list[_Look] = []
         self._forgiven = self._floor = _NEVER
         self._scan_after = _NEVER
-        self._tombstones: dict[str, float] = {}
-        self._metadata: dict[tuple[str, ...], FrozenDict[str, str]] = {}
-        self._texts = Texts(_SHARED_TEXTS, _LONGEST_SHARED_TEXT)
-        self._times: dict[int, tuple[int, float]] = {}
+        self._tombstones = Tombstones()
+        self._shared = Sharing()
         self._overdue: set[str] = set()
         self._questions: set[Question] = set()
 
@@ -231,7 +214,7 @@ class Catalogue:
             if len(message.id) > MAX_ID:
                 self._refuse(f"its id has more than {MAX_ID} characters")
                 return None
-            self._bury(message.id, now)
+            self._tombstones.bury(message.id, now)
         view = self._views.get(message.name)
         entry = view and view.entries.get(message.address or message.url)
         if not entry:
@@ -439,7 +422,7 @@ class Catalogue:
     # ---- the rules ---------------------------------------------------------------------
 
     def _add(self, message: Announcement, now: float) -> ServiceEvent | None:
-        if message.id in self._tombstones and self._buried(message.id, now):
+        if message.id in self._tombstones and self._drop_as_late(message.id, now):
             return None
         view = self._views.get(message.name)
         if self._size >= self._max_instances:
@@ -467,13 +450,13 @@ class Catalogue:
         self, view: _View, entry: _Entry, message: Announcement, now: float
     ) -> ServiceEvent | None:
         """Another incarnation under the same key replaces the old one, unless it is the older."""
-        if message.id in self._tombstones and self._buried(message.id, now):
+        if message.id in self._tombstones and self._drop_as_late(message.id, now):
             return None
         service = self._read(message)
         if service is None:
             return None
         if message.id and entry.service.id:
-            self._bury(entry.service.id, now)
+            self._tombstones.bury(entry.service.id, now)
             entry.predecessor = entry.service.id
         return self._replace(view, entry, service, message, now)
 
@@ -510,14 +493,14 @@ class Catalogue:
 
     def _read(self, message: Announcement) -> Service | None:
         """The instance that the message describes; None when it is beyond a limit."""
-        metadata = self._shared_metadata(message)
+        metadata = self._shared.metadata(message)
         if metadata is None:
             self._refuse("its metadata is too large")
             return None
         if len(message.id) > MAX_ID:
             self._refuse(f"its id has more than {MAX_ID} characters")
             return None
-        service = message.service(metadata, self._texts.__getitem__)
+        service = message.service(metadata, self._shared.texts.__getitem__)
         if not texts_fit(service):
             self._refuse("one of its fields is too long")
             return None
@@ -549,7 +532,7 @@ class Catalogue:
     def _note(self, entry: _Entry, message: Announcement, now: float) -> None:
         """Note what the message says apart from the content."""
         entry.seq = message.seq
-        entry.duration, entry.ttl = self._shared_times(message)
+        entry.duration, entry.ttl = self._shared.times(message)
         entry.heard = now
 
     def _accepts(self, service: Service) -> bool:
@@ -566,7 +549,7 @@ class Catalogue:
             if not nodes[entry.node]:
                 del nodes[entry.node]
                 self._spared.pop(entry.node, None)
-        entry.node = self._texts[node]
+        entry.node = self._shared.texts[node]
         if node:
             nodes[entry.node] = nodes.get(entry.node, 0) + 1
 
@@ -581,37 +564,6 @@ class Catalogue:
         self._move(entry, "")
         entry.due = float("nan")
         return ServiceEvent(why, service, service)
-
-    def _shared_metadata(self, message: Announcement) -> FrozenDict[str, str] | None:
-        """The metadata of a message; one object for all instances that say the same.
-
-        None when it is beyond a limit.
-        """
-        metadata = message.metadata
-        # In the order in which the peer says it, which it does not change: of a tuple of texts
-        # Python finds the hash without a call of ours.
-        known = self._metadata.get((*metadata, *metadata.values()))
-        if known is not None:
-            return known
-        if not metadata_fits(metadata):
-            return None
-        if characters(metadata) > _LONGEST_SHARED_METADATA:
-            return FrozenDict(metadata)
-        if len(self._metadata) >= _SHARED_METADATA:
-            self._metadata.clear()
-        texts = self._texts  # some of its values may be known all the same
-        known = FrozenDict({texts[key]: texts[value] for key, value in metadata.items()})
-        self._metadata[(*known, *known.values())] = known
-        return known
-
-    def _shared_times(self, message: Announcement) -> tuple[int, float]:
-        """The duration and the ttl of a message; the same objects for all that say the same."""
-        known = self._times.get(message.duration)
-        if known is None:
-            if len(self._times) >= _SHARED_TIMES:
-                self._times.clear()
-            known = self._times[message.duration] = message.duration, message.ttl
-        return known
 
     # ---- time --------------------------------------------------------------------------
 
@@ -694,13 +646,6 @@ class Catalogue:
 
     # ---- incarnations that are gone ----------------------------------------------------
 
-    def _bury(self, incarnation: str, now: float) -> None:
-        tombstones = self._tombstones
-        tombstones.pop(incarnation, None)
-        tombstones[incarnation] = now + TOMBSTONE_TTL  # the dict stays ordered by time
-        while len(tombstones) > MAX_TOMBSTONES or tombstones[next(iter(tombstones))] <= now:
-            del tombstones[next(iter(tombstones))]
-
     def _release(self, entry: _Entry) -> None:
         """An incarnation is gone; the one that it replaced may be alive, so ask it.
 
@@ -708,12 +653,11 @@ class Catalogue:
         claimed the same address.
         """
         service, predecessor = entry.service, entry.predecessor
-        if predecessor in self._tombstones:
-            self._tombstones[predecessor] -= TOMBSTONE_TTL - LATE
+        if self._tombstones.loosen(predecessor):
             place = service.address or service.url
             self._questions.add(Question(service.name, place, predecessor, SOON))
 
-    def _buried(self, incarnation: str, now: float) -> bool:
+    def _drop_as_late(self, incarnation: str, now: float) -> bool:
         """Whether an incarnation with a tombstone is still to stay dead; counts it then."""
         if self._tombstones[incarnation] <= now:
             return False

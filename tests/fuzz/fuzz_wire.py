@@ -22,15 +22,14 @@ from typing import Any
 atheris: Any = importlib.import_module("atheris")  # untyped, and there only for `make fuzz`
 
 with atheris.instrument_imports(include=["aioregistry"]):
-    from aioregistry import catalogue as catalogues
-    from aioregistry import wire
+    from aioregistry import tombstones, wire
     from aioregistry.catalogue import Catalogue
     from aioregistry.choosing import metadata, version
     from aioregistry.service import EventType, Service, ServiceEvent
 
 MAX_INSTANCES = 20
 MAX_LENGTH = 20_000
-catalogues.MAX_TOMBSTONES = 10  # type: ignore[misc]  # a bound that inputs of this size can reach
+tombstones.MAX_TOMBSTONES = 10  # type: ignore[misc]  # a bound that inputs of this size can reach
 
 _ADDING = (EventType.REGISTERED, EventType.UPDATED)
 
@@ -81,7 +80,7 @@ class Run:
         catalogue = self.catalogue
         assert {service.key: service for service in catalogue} == self.seen
         assert len(catalogue) == len(self.seen) <= MAX_INSTANCES
-        assert catalogue.tombstones <= catalogues.MAX_TOMBSTONES
+        assert catalogue.tombstones <= tombstones.MAX_TOMBSTONES
         assert set(catalogue.names) == {name for name, _ in self.seen}
         assert (catalogue.next_deadline() is None) == (not self.seen)
         for event in catalogue.expire(self.now + 1e9):

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from tests.tools import eventually, no_new_tasks
 
-from aioregistry import Registry, Watch, all_of, catalogue
+from aioregistry import Registry, Watch, all_of, sharing, tombstones
 from aioregistry.announcer import ANSWER_BURST, ANSWER_WINDOW
-from aioregistry.catalogue import MAX_TOMBSTONES
 from aioregistry.loglimit import MAX_LINES, PERIOD
+from aioregistry.tombstones import MAX_TOMBSTONES
 from aioregistry.transports.memory import MemoryBroker, MemoryTransport
 
 FLOOD = 200_000
@@ -162,8 +162,9 @@ async def test_rubbish(
 
 async def test_memory_does_not_grow(broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ever different messages leave nothing behind (as interned strings may: sys.intern)."""
-    for bound in ("MAX_TOMBSTONES", "_SHARED_TEXTS", "_SHARED_METADATA"):
-        monkeypatch.setattr(catalogue, bound, 100)
+    monkeypatch.setattr(tombstones, "MAX_TOMBSTONES", 100)
+    for bound in ("SHARED_TEXTS", "SHARED_METADATA"):
+        monkeypatch.setattr(sharing, bound, 100)
 
     def message(each: int) -> tuple[str, bytes]:
         subject, payload = announcement(each // 2)

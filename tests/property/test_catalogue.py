@@ -16,9 +16,10 @@ from hypothesis.stateful import (
     rule,
 )
 
-from aioregistry.catalogue import LATE, MASS, TOMBSTONE_TTL, Catalogue
+from aioregistry.catalogue import MASS, Catalogue
 from aioregistry.choosing import Predicate, all_of, metadata, not_critical
 from aioregistry.service import EventType, Service, ServiceEvent, Status
+from aioregistry.tombstones import LATE, TOMBSTONE_TTL
 from aioregistry.wire import Announcement, Times
 
 Key = tuple[str, str]

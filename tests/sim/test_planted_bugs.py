@@ -18,6 +18,7 @@ from aioregistry.catalogue import Catalogue
 from aioregistry.observer import Observer
 from aioregistry.testing import Plan, SimulatedNetwork, SimulatedTransport, Simulation
 from aioregistry.testing.process import EPOCH
+from aioregistry.tombstones import Tombstones
 from aioregistry.watch import Watch
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def no_events(*_: object, **__: object) -> list[ServiceEvent]:
 
 
 def drop_the_tombstone(patch: Patch) -> None:
-    patch.setattr(Catalogue, "_bury", nothing)
+    patch.setattr(Tombstones, "bury", nothing)
 
 
 def expire_by_the_wall_clock_of_the_peer(patch: Patch) -> None:

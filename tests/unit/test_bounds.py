@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from aioregistry import catalogue as catalogues
-from aioregistry import limits, loglimit, observer
+from aioregistry import limits, loglimit, observer, tombstones
 from aioregistry.catalogue import Catalogue
 from aioregistry.errors import InvalidService
 from aioregistry.limits import (
@@ -174,7 +174,7 @@ def test_instances_of_one_name() -> None:
 
 
 def test_tombstones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogues, "MAX_TOMBSTONES", 3)
+    monkeypatch.setattr(tombstones, "MAX_TOMBSTONES", 3)
     catalogue = Catalogue()
     for number in range(5):
         catalogue.withdraw(decode(payload(id=f"i{number}")), 0.0)
@@ -211,8 +211,8 @@ def test_what_is_large_is_not_kept_for_those_to_come() -> None:
     for number in range(200):
         announce(catalogue, add=f"h:{number}", id="", v="x" * 1000, kv={"k": f"{number:01100}"})
     assert len(catalogue) == 200
-    assert len(catalogue._metadata) == 0
-    assert all(len(text) <= 128 for text in catalogue._texts)
+    assert len(catalogue._shared._metadata) == 0
+    assert all(len(text) <= 128 for text in catalogue._shared.texts)
 
 
 # Log lines --------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def test_log_lines_and_sources(caplog: pytest.LogCaptureFixture) -> None:
 def test_every_limit_is_documented_as_it_is() -> None:
     table = DOCUMENT.read_text("utf-8").partition("## Limits")[2].partition("\n## ")[0]
     numbers = {int(each.replace(",", "")) for each in re.findall(r"\b\d[\d,]*\b", table)}
-    for module in (limits, catalogues, loglimit, observer):
+    for module in (limits, catalogues, loglimit, observer, tombstones):
         for name, value in vars(module).items():
             if name.startswith("MAX_") and isinstance(value, int):
                 assert f"`{name}`" in table, name
@@ -252,5 +252,5 @@ def test_every_limit_is_documented_as_it_is() -> None:
     assert int(MAX_TTL) == 24 * 3600
     assert "0.2 s to 1 day" in table
     assert MIN_TTL == 0.2
-    assert f"for {catalogues.TOMBSTONE_TTL:.0f} s" in table
+    assert f"for {tombstones.TOMBSTONE_TTL:.0f} s" in table
     assert Settings().max_instances in numbers

@@ -14,18 +14,16 @@ import pytest
 
 from aioregistry.catalogue import (
     LAST_CALL,
-    LATE,
     MASS,
     MAX_PREDICATES,
-    MAX_TOMBSTONES,
     OVERDUE,
     TOGETHER,
-    TOMBSTONE_TTL,
     Catalogue,
 )
 from aioregistry.choosing import all_of, metadata, not_critical, passing
 from aioregistry.limits import MAX_ID, MAX_METADATA_BYTES
 from aioregistry.service import EventType, Service, ServiceEvent, Status
+from aioregistry.tombstones import LATE, MAX_TOMBSTONES, TOMBSTONE_TTL
 from aioregistry.wire import Announcement, Times
 
 TTL = 3.0
