@@ -12,15 +12,14 @@ import hashlib
 import inspect
 import itertools
 import random
-import re
 import socket
 from collections.abc import Callable, Hashable, Mapping
-from functools import lru_cache
 from typing import Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 from weakref import ReferenceType
 
 import msgspec
 
+from aioregistry import versions
 from aioregistry.service import Service, Status
 
 __all__ = [
@@ -117,7 +116,7 @@ def version(spec: str) -> Predicate:
     """
     if not isinstance(spec, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers err
         raise TypeError(f'version() takes a string such as ">=1.2,<2", not {spec!r}')
-    _comparisons(spec)
+    versions.comparisons(spec)
     return _Version(spec)
 
 
@@ -211,10 +210,10 @@ class _Version(_Made, frozen=True):
     spec: str
 
     def __call__(self, service: Service) -> bool:
-        parsed = _parse_version(service.version)
+        parsed = versions.parse(service.version)
         if parsed is None:
             return False
-        for holds in _comparisons(self.spec):  # noqa: SIM110 - all() of a generator takes longer
+        for holds in versions.comparisons(self.spec):  # noqa: SIM110 - all() of a generator takes longer
             if not holds(parsed):
                 return False
         return True
@@ -277,117 +276,6 @@ def _check_predicates(maker: str, given: tuple[object, ...]) -> None:
 def _check_pair(key: object, value: object) -> None:
     if not isinstance(key, str) or not isinstance(value, str):
         raise TypeError(f"metadata is strings to strings; {key!r}: {value!r} can never match")
-
-
-class _ParsedVersion(NamedTuple):
-    """A version in the order of versions, which is that of these tuples."""
-
-    release: tuple[int, ...]  # without zeros at the end
-    final: bool
-    prerelease: tuple[tuple[bool, int, str], ...]
-
-    def begins_with(self, prefix: tuple[int, ...]) -> bool:
-        missing = len(prefix) - len(self.release)
-        return (self.release + (0,) * missing)[: len(prefix)] == prefix
-
-
-_Comparison = Callable[[_ParsedVersion], bool]
-
-# More than 18 digits are a hash or a prank, not a version number.
-_VERSION = re.compile(
-    r"v?(?P<release>[0-9]{1,18}(?:\.[0-9]{1,18})*)"
-    r"(?:-(?P<dashed>[0-9a-z.-]{1,100})|(?P<glued>[a-z][0-9a-z]{0,100}))?"
-    r"(?:\+[0-9a-z.-]+)?",
-    re.IGNORECASE,
-)
-_COMPARISON = re.compile(r"\s*(?P<operator>==|!=|<=|>=|~=|<|>)\s*(?P<operand>\S+)\s*")
-
-
-@lru_cache(maxsize=4096)
-def _parse_version(text: str) -> _ParsedVersion | None:
-    found = _VERSION.fullmatch(text.strip())
-    if found is None:
-        return None
-    suffix = (found["dashed"] or found["glued"] or "").lower()
-    words = re.findall(r"[0-9]{1,18}|[a-z]+", suffix)
-    return _ParsedVersion(
-        _without_zeros_at_end(_release(found["release"])),
-        not suffix,
-        tuple((False, int(w), "") if w.isdigit() else (True, 0, w) for w in words),
-    )
-
-
-def _release(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in text.split("."))
-
-
-def _without_zeros_at_end(release: tuple[int, ...]) -> tuple[int, ...]:
-    while release and release[-1] == 0:
-        release = release[:-1]
-    return release
-
-
-@lru_cache(maxsize=1024)
-def _comparisons(spec: str) -> tuple[_Comparison, ...]:
-    """The meaning of a spec.
-
-    Raises:
-        ValueError: there is none.
-    """
-    comparisons = tuple(_comparison(part) for part in spec.split(","))
-    if None in comparisons:
-        culprit = spec.split(",")[comparisons.index(None)]
-        raise ValueError(
-            f'version("{spec}"): {culprit.strip()!r} is no comparison;'
-            ' write for example ">=1.2,<2", "==1.4.*", "!=1.4.1" or "~=1.4.2"'
-        )
-    return tuple(filter(None, comparisons))
-
-
-def _comparison(text: str) -> _Comparison | None:
-    found = _COMPARISON.fullmatch(text)
-    if found is None:
-        return None
-    operator, operand = found["operator"], found["operand"]
-    if operator in ("==", "!=") and operand.endswith(".*"):
-        return _prefix_comparison(operator, operand.removesuffix(".*"))
-    bound = _parse_version(operand)
-    if bound is None:
-        return None
-    if operator == "~=":
-        return _compatible(bound, operand)
-    return _ORDER[operator](bound)
-
-
-_ORDER: Final[dict[str, Callable[[_ParsedVersion], _Comparison]]] = {
-    "==": lambda bound: lambda given: given == bound,
-    "!=": lambda bound: lambda given: given != bound,
-    ">=": lambda bound: lambda given: given >= bound,
-    "<=": lambda bound: lambda given: given <= bound,
-    ">": lambda bound: lambda given: given > bound,
-    "<": lambda bound: lambda given: given < bound and not _precedes(given, bound),
-}
-
-
-def _precedes(given: _ParsedVersion, bound: _ParsedVersion) -> bool:
-    """Whether `given` is a pre-release of what `bound` says is out of bounds."""
-    return bound.final and not given.final and given.release == bound.release
-
-
-def _prefix_comparison(operator: str, text: str) -> _Comparison | None:
-    if not re.fullmatch(r"v?[0-9]{1,18}(\.[0-9]{1,18})*", text):
-        return None
-    prefix = _release(text.removeprefix("v"))
-    wanted = operator == "=="
-    return lambda given: given.begins_with(prefix) is wanted
-
-
-def _compatible(bound: _ParsedVersion, text: str) -> _Comparison | None:
-    found = _VERSION.fullmatch(text)
-    prefix = _release(found["release"])[:-1] if found else ()
-    if not prefix:
-        return None  # ~=1 would be compatible with everything later
-    return lambda given: given >= bound and given.begins_with(prefix)
 
 
 @runtime_checkable
