@@ -297,9 +297,9 @@ class RoundRobin:
     """One after the other, separately for each question.
 
     Every question has a cursor of its own, so lookups with different predicates do not take
-    each other's turns. When instances come or go it goes on from where it was. It starts
-    anywhere: clients that were started together would all begin with the same instance
-    otherwise. O(1).
+    each other's turns. When instances come or go it goes on after the last one that was taken. It
+    starts anywhere: clients that were started together would all begin with the same instance
+    otherwise. O(1), and O(n) whenever the instances have changed.
 
     Args:
         rng: decides where to start; None: a generator of its own.
@@ -307,21 +307,43 @@ class RoundRobin:
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self._rng = rng or random.Random()
-        # A list of one number, so that taking a turn is a single look into the dict.
-        self._cursors: dict[Hashable, list[int]] = {}
+        self._cursors: dict[Hashable, _Cursor] = {}
 
     def choose(self, services: tuple[Service, ...], scope: Hashable) -> Service:
         """Take the one after the last one that was taken for this scope."""
         try:
             cursor = self._cursors[scope]
         except KeyError:
-            cursor = [int(self._rng.random() * len(services))]
+            cursor = _Cursor(services, int(self._rng.random() * len(services)))
             _remember(self._cursors, scope, cursor)
-        turn = cursor[0]
+        if cursor.services is not services:
+            cursor.move_to(services)
+        turn = cursor.turn
         if turn >= len(services):
             turn = 0
-        cursor[0] = turn + 1
+        cursor.turn = turn + 1
         return services[turn]
+
+
+class _Cursor:
+    """Whose turn it is among the instances of one scope."""
+
+    __slots__ = ("services", "turn")
+
+    def __init__(self, services: tuple[Service, ...], turn: int) -> None:
+        self.services = services
+        self.turn = turn
+
+    def move_to(self, services: tuple[Service, ...]) -> None:
+        """Go on after the last one that was taken and is still there."""
+        before, turn = self.services, self.turn
+        self.services, self.turn = services, 0
+        places = {each.address or each.url: place for place, each in enumerate(services)}
+        for each in (*reversed(before[:turn]), *reversed(before[turn:])):
+            place = places.get(each.address or each.url)
+            if place is not None:
+                self.turn = place + 1
+                return
 
 
 class Random:

@@ -380,6 +380,36 @@ class TestRoundRobin:
             pass
         assert picks(balancer, services, "a", 4) == list(services[2:6])
 
+    @pytest.mark.parametrize("gone", [{0}, {1}, {0, 1}, {1, 4}, {0, 5}, {3, 5}])
+    def test_passes_over_nobody_when_some_leave(self, gone: set[int]) -> None:
+        balancer, services = RoundRobin(), instances(6)
+        while balancer.choose(services, "a") != services[2]:
+            pass
+        left = tuple(service for number, service in enumerate(services) if number not in gone)
+        after = [service for service in (*services[3:], *services[:3]) if service in left]
+        assert picks(balancer, left, "a", len(left)) == after
+
+    def test_goes_on_after_the_last_one_has_left_or_changed(self) -> None:
+        balancer, services = RoundRobin(), instances(4)
+        while balancer.choose(services, "a") != services[1]:
+            pass
+        changed = instance(1, status=Status.WARNING)
+        services = (services[0], changed, *services[2:])
+        assert balancer.choose(services, "a") == services[2]
+        assert balancer.choose((services[0], changed, services[3]), "a") == services[3]
+        assert balancer.choose((services[0],), "a") == services[0]
+        assert picks(balancer, services, "a", 2) == [changed, services[2]]
+
+    def test_nobody_starves_in_a_deployment(self) -> None:
+        """One restarts after every fourth call, at another address, and comes back at the end."""
+        balancer, services = RoundRobin(random.Random(3)), list(instances(5))
+        chosen: Counter[str] = Counter()
+        for number in range(1000):
+            chosen[balancer.choose(tuple(services), "a").address] += 1
+            if number % 4 == 3:
+                services.append(services.pop(0))
+        assert all(150 <= count <= 250 for count in chosen.values()), chosen
+
     def test_starts_anywhere(self) -> None:
         services = instances(5)
         assert {RoundRobin().choose(services, "a") for _ in range(300)} == set(services)
