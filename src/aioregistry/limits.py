@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ __all__ = [
     "MAX_TTL",
     "MIN_TTL",
     "characters",
+    "check_duration",
     "check_field",
     "check_name",
     "check_pattern",
@@ -137,6 +139,13 @@ def check_service(service: Service, *, key: tuple[str, str] | None = None) -> No
             f"status of {service.name!r} must be a Status such as Status.PASSING,"
             f" not {service.status!r}"
         )
+
+
+def check_duration(name: str, value: Any) -> None:
+    """Raise `ValueError` unless `value` is a positive, finite number of seconds."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value <= sys.float_info.max:  # 10**400 and nan are none either
+        raise ValueError(f"{name} must be a positive number of seconds, not {value!r}")
 
 
 def status_of(given: Status | str) -> Status:

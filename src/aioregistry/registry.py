@@ -26,13 +26,19 @@ from aioregistry.choosing import (
     why_no_predicate,
 )
 from aioregistry.errors import RegistryClosed, RegistryError, TransportError
-from aioregistry.limits import check_name, check_pattern, check_service, described
+from aioregistry.limits import (
+    check_duration,
+    check_name,
+    check_pattern,
+    check_service,
+    described,
+)
 from aioregistry.link import end_of
 from aioregistry.lookup import Lookups
 from aioregistry.registration import Registration
 from aioregistry.service import Service, Status, freeze
 from aioregistry.session import Session, is_in_use
-from aioregistry.settings import Settings, check_duration
+from aioregistry.settings import Settings
 from aioregistry.stats import Stats
 from aioregistry.transports import open_transport
 from aioregistry.transports.base import Transport

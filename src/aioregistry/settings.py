@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import random
 import socket
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 from aioregistry.choosing import (
     Balancer,
@@ -20,7 +19,14 @@ from aioregistry.choosing import (
     why_no_predicate,
 )
 from aioregistry.errors import InvalidService
-from aioregistry.limits import MAX_PREFIX_BYTES, MAX_TTL, MIN_TTL, check_field, check_name
+from aioregistry.limits import (
+    MAX_PREFIX_BYTES,
+    MAX_TTL,
+    MIN_TTL,
+    check_duration,
+    check_field,
+    check_name,
+)
 
 __all__ = ["Settings"]
 
@@ -108,10 +114,3 @@ def _check_predicate(name: str, given: object) -> None:
     reason = why_no_predicate(given)
     if reason:
         raise ValueError(f"{name} must be a predicate: {reason}")
-
-
-def check_duration(name: str, value: Any) -> None:
-    """Raise `ValueError` unless `value` is a positive, finite number of seconds."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value <= sys.float_info.max:  # 10**400 and nan are none either
-        raise ValueError(f"{name} must be a positive number of seconds, not {value!r}")

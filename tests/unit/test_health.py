@@ -85,6 +85,7 @@ def test_numbers_that_make_no_sense(numbers: dict[str, int], complaint: str) -> 
     ("options", "complaint"),
     [
         ({"interval": 0}, "interval must be a positive number of seconds, not 0"),
+        ({"interval": "1"}, "interval must be a positive number of seconds, not '1'"),
         ({"timeout": float("nan")}, "timeout must be a positive number"),
         ({"critical_after": 0}, "critical_after must be a positive integer"),
     ],

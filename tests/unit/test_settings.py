@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from aioregistry.choosing import RoundRobin, local, passing
-from aioregistry.limits import MAX_TTL, MIN_TTL
+from aioregistry.limits import MAX_TTL, MIN_TTL, check_duration
 from aioregistry.registry import Registry
 from aioregistry.service import Service
-from aioregistry.settings import Settings, check_duration
+from aioregistry.settings import Settings
 
 
 async def soon(_service: Service) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from aioregistry import NotRegistered, Registration, RegistryClosed, Status, TransportError
 from aioregistry.integrations._logs import log
+from aioregistry.limits import check_duration
 
 __all__ = ["Check", "HealthCheck", "Hysteresis"]
 
@@ -111,8 +112,7 @@ class HealthCheck:
         if not callable(check):
             raise ValueError(f"check must be an async function, not {check!r}")
         for name, seconds in (("interval", interval), ("timeout", timeout)):
-            if not 0 < seconds < float("inf"):
-                raise ValueError(f"{name} must be a positive number of seconds, not {seconds!r}")
+            check_duration(name, seconds)
         self._check = check
         self._interval = interval
         self._timeout = timeout
