@@ -26,6 +26,7 @@ from aioregistry.link import Link
 from aioregistry.loglimit import LogLimiter
 from aioregistry.service import Service
 from aioregistry.settings import Settings
+from aioregistry.withdrawals import Withdrawal, Withdrawals
 
 __all__ = ["Provider"]
 
@@ -37,28 +38,8 @@ _SPREAD: Final = 0.1
 """After a reconnect the announcements go out within so many seconds: every other process
 has just reconnected too."""
 
-_REPEATS: Final = 2
-_REPEAT_AFTER: Final = 1.5
-"""A withdrawal from around an outage is said three times, so many seconds apart: until then
-everybody has reconnected."""
-
 _RETRY: Final = 0.1
 _CHUNK: Final = 500
-
-
-class _Withdrawal:
-    """A withdrawal that is due, and how often it will be said again.
-
-    One from around an outage is repeated: those who reconnect later would miss it.
-    """
-
-    __slots__ = ("announced", "due", "repeats", "said")
-
-    def __init__(self, announced: Announced, due: float, repeats: int) -> None:
-        self.announced = announced
-        self.due = due
-        self.repeats = repeats
-        self.said = False
 
 
 class Provider:
@@ -94,8 +75,7 @@ class Provider:
         self._announcer = Announcer(settings.interval, rng)
         self._alarm = Alarm()
         self._confirm = asyncio.Event()
-        self._withdrawals: dict[_Withdrawal, None] = {}
-        self._unconfirmed: list[_Withdrawal] = []
+        self._withdrawals = Withdrawals()
         self._deliveries = Deliveries()
         self._ears = Ears(link, self._subjects, node, self._on_ping)
         self._sending = asyncio.Lock()
@@ -220,8 +200,7 @@ class Provider:
             self._withdraw(service.key)
         if self._withdrawals and self._link.connected:
             async with self._sending:
-                for withdrawal in self._withdrawals:
-                    withdrawal.due = self._clock()
+                self._withdrawals.hurry(self._clock())
                 await self._send_withdrawals()
             await self._link.flush()
 
@@ -246,8 +225,8 @@ class Provider:
     def suspend(self) -> None:
         """The link is down: whoever need not wait for the broker goes on."""
         self._deliveries.suspend()
-        unconfirmed, self._unconfirmed = self._unconfirmed, []
-        self._say_again([*self._withdrawals, *unconfirmed])
+        self._withdrawals.doubt(self._clock())
+        self._alarm.wake()
 
     def deny(self, error: TransportError) -> None:
         """The broker refuses the subjects of the error: tell those who wait for them."""
@@ -285,8 +264,8 @@ class Provider:
             await self._confirm.wait()
             self._confirm.clear()
             await self._link.wait_connected()
-            batch, withdrawals = self._deliveries.take_sent(), self._unconfirmed
-            self._unconfirmed = []
+            batch = self._deliveries.take_sent()
+            withdrawals = self._withdrawals.take_unconfirmed()
             try:
                 await self._listen()
                 await self._link.flush()
@@ -303,24 +282,16 @@ class Provider:
         if announced is not None:
             if not self._announcer.provides(announced.service.name):
                 self._ears.close(announced.service.name)
-            repeats = 0 if self._link.connected else _REPEATS
-            self._withdrawals[_Withdrawal(announced, self._clock(), repeats)] = None
+            self._withdrawals.add(announced, self._clock(), safe=self._link.connected)
             self._alarm.wake()
         return announced
-
-    def _say_again(self, withdrawals: Iterable[_Withdrawal]) -> None:
-        """These withdrawals may not have reached everybody, or anybody."""
-        for withdrawal in withdrawals:
-            withdrawal.due, withdrawal.repeats = self._clock(), _REPEATS
-            self._withdrawals[withdrawal] = None
-        self._alarm.wake()
 
     def _next_due(self) -> float | None:
         heartbeat = self._announcer.next_deadline()
         if not self._withdrawals:
             return heartbeat
-        withdrawal = min(withdrawal.due for withdrawal in self._withdrawals)
-        return withdrawal if heartbeat is None else min(heartbeat, withdrawal)
+        withdrawal = self._withdrawals.next_deadline()
+        return min((due for due in (heartbeat, withdrawal) if due is not None), default=None)
 
     def _say_who(self) -> None:
         """If another node is announced than before: under the same numbers nobody would look."""
@@ -404,33 +375,28 @@ class Provider:
 
     async def _send_withdrawals(self) -> None:
         now = self._clock()
-        for withdrawal in [each for each in self._withdrawals if each.due <= now]:
+        for withdrawal in self._withdrawals.due(now):
             # Said again, it must not hit a successor: peers without ids remove by address.
             if withdrawal.said and self._announcer.get(withdrawal.announced.service.key):
-                withdrawal.repeats = 0
+                self._withdrawals.drop(withdrawal)
                 self._deliveries.settle(withdrawal.announced)
             else:
-                await self._publish_withdrawal(withdrawal)
-            if withdrawal.repeats:
-                withdrawal.repeats -= 1
-                withdrawal.due = now + _REPEAT_AFTER
-            else:
-                self._withdrawals.pop(withdrawal, None)
+                await self._publish_withdrawal(withdrawal.announced)
+                self._withdrawals.said(withdrawal, now)
+                self._confirm.set()
 
-    async def _publish_withdrawal(self, withdrawal: _Withdrawal) -> None:
-        announced = withdrawal.announced
+    async def _publish_withdrawal(self, announced: Announced) -> None:
         subject = self._subjects.unregister(announced.service.name)
         payload = wire.encode_withdrawal(announced.service, seq=announced.seq, node=self._ears.node)
-        self.withdrawn += await self._publish(announced, subject, payload)
-        withdrawal.said = True
-        self._unconfirmed.append(withdrawal)
-        self._confirm.set()
+        if await self._publish(announced, subject, payload):
+            self.withdrawn += 1
 
     async def _publish_announcement(self, announced: Announced) -> None:
         service = announced.service
         subject = self._subjects.register(service.name)
         payload = self._encode(service, announced.seq)
-        self.announced += await self._publish(announced, subject, payload)
+        if await self._publish(announced, subject, payload):
+            self.announced += 1
 
     async def _publish(self, announced: Announced, subject: str, payload: bytes) -> bool:
         """Send a message; whether the transport took it."""
@@ -471,7 +437,7 @@ class Provider:
         )
 
     def _sort_out(
-        self, batch: list[Delivery], withdrawals: list[_Withdrawal], error: TransportError
+        self, batch: list[Delivery], withdrawals: list[Withdrawal], error: TransportError
     ) -> None:
         """The broker did not confirm what was sent, or not all of it."""
         if error.subjects:  # those that were refused know it already
@@ -479,7 +445,8 @@ class Provider:
                 delivery.succeed()
             return
         self._deliveries.unsure(batch)
-        self._say_again(withdrawals)
+        self._withdrawals.say_again(withdrawals, self._clock())
+        self._alarm.wake()
         if self._link.connected:
             self._announcer.announce_all(self._clock() + _RETRY, _SPREAD)
         else:
