@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 from types import ModuleType
@@ -20,8 +22,16 @@ from aioregistry import Registry, RoundRobin
 from aioregistry.integrations import _httpx_pools
 from aioregistry.integrations import httpx as for_httpx
 from aioregistry.integrations import httpx2 as for_httpx2
+from aioregistry.integrations.resilience import Policy
 from aioregistry.transports.memory import MemoryBroker, MemoryTransport
-from tests.integrations.instance import Instance, Received, add_a_slash, response, running
+from tests.integrations.instance import (
+    Instance,
+    Received,
+    add_a_slash,
+    never,
+    response,
+    running,
+)
 from tests.tools import eventually
 
 LIBRARIES: dict[str, tuple[ModuleType, Any]] = {
@@ -249,6 +259,170 @@ async def test_a_mock_for_every_instance(library: Any, transport: Any, registry:
     mocked = transport(registry, make_transport=lambda: library.MockTransport(answer))
     async with library.AsyncClient(transport=mocked) as client:
         assert (await client.get("http://orders/x")).text == "http://10.0.0.5/x orders"
+
+
+class Full:
+    """A transport whose connections have all been lost: nobody ever gets one."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self._error = error
+
+    async def handle_async_request(self, request: Any) -> Any:
+        await asyncio.sleep(request.extensions["timeout"]["pool"])
+        raise self._error("")
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def test_who_has_no_connection_free_moves_any_request_on(
+    library: Any, transport: Any, registry: Registry
+) -> None:
+    """Nothing was sent, nobody is to blame, and the time for it is shared."""
+
+    async def drip(request: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+        await never(request, writer)
+
+    busy, other = Instance("busy", drip), Instance("other")
+    limits = library.Limits(max_connections=1)
+    make = partial(library.AsyncHTTPTransport, limits=limits)
+    balanced = transport(
+        registry, balancer=RoundRobin(), policy=Policy(failures=1), make_transport=make
+    )
+    async with (
+        running(busy, other),
+        library.AsyncClient(transport=balanced, timeout=0.3) as client,
+    ):
+        await registry.register("orders", busy.address)
+        async with client.stream("GET", "http://orders/"):
+            with pytest.raises(library.PoolTimeout, match=f"tried {busy.address}"):
+                await client.post("http://orders/")
+            await registry.register("orders", other.address)
+            for _ in range(4):
+                assert (await client.post("http://orders/")).json()["tag"] == "other"
+        assert busy.connections == 1  # the limit holds
+        async with client.stream("GET", "http://orders/"), client.stream("GET", "http://orders/"):
+            assert busy.connections == 2  # it is not set aside
+
+
+async def test_when_all_connections_of_all_are_in_use_the_wait_is_as_long_as_it_was(
+    library: Any, transport: Any, registry: Registry
+) -> None:
+    balanced = transport(registry, make_transport=partial(Full, library.PoolTimeout))
+    async with library.AsyncClient(transport=balanced, timeout=0.3) as client:
+        for number in range(4):
+            await registry.register("orders", f"10.0.0.{number}:80")
+        began = time.monotonic()
+        with pytest.raises(library.PoolTimeout, match=r"(10\.0\.0\.\d:80 .*){4}"):
+            await client.get("http://orders/")
+        assert 0.3 <= time.monotonic() - began < 0.3 + 0.4
+
+
+@pytest.mark.parametrize("at_once", [1, 10])
+async def test_a_pool_whose_connections_are_lost_is_replaced(
+    library: Any, transport: Any, registry: Registry, at_once: int
+) -> None:
+    instance = Instance("x")
+    made: list[Any] = []
+
+    def make() -> Any:
+        made.append(library.AsyncHTTPTransport() if made else Full(library.PoolTimeout))
+        return made[-1]
+
+    balanced = transport(registry, make_transport=make)
+    async with running(instance), library.AsyncClient(transport=balanced, timeout=0.05) as client:
+        await registry.register("orders", instance.address)
+        requests = [client.get("http://orders/") for _ in range(at_once)]
+        errors = await asyncio.gather(*requests, return_exceptions=True)
+        assert {type(each) for each in errors} == {library.PoolTimeout}
+        assert (await client.get("http://orders/", timeout=5)).json()["tag"] == "x"
+    assert len(made) == 2
+
+
+async def test_connections_that_the_library_has_lost(
+    library: Any, transport: Any, registry: Registry
+) -> None:
+    """httpx loses that of a request that is cancelled in the moment in which it gets one."""
+
+    async def slow(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        await more.wait()
+        writer.write(b"0\r\n\r\n")
+
+    more = asyncio.Event()
+    instance = Instance("x")
+    limits = library.Limits(max_connections=2, keepalive_expiry=0.0)
+    make = partial(library.AsyncHTTPTransport, limits=limits)
+    balanced = transport(registry, make_transport=make)
+    async with running(instance), library.AsyncClient(transport=balanced, timeout=0.2) as client:
+        await registry.register("orders", instance.address)
+        for steps in range(60):
+            with contextlib.suppress(library.PoolTimeout):
+                await client.get("http://orders/")
+            request = asyncio.create_task(client.get("http://orders/"))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            request.cancel()
+            await asyncio.wait([request])
+        instance.behaviour = slow
+        answered = 0
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(3):
+                with contextlib.suppress(library.PoolTimeout):
+                    await stack.enter_async_context(client.stream("GET", "http://orders/"))
+                    answered += 1
+            more.set()
+        assert answered == 2
+
+
+async def test_a_pool_whose_connections_are_all_in_use_is_kept(
+    library: Any, transport: Any, registry: Registry
+) -> None:
+    """Also when many wait in vain: the limit is meant as one."""
+
+    async def drip(request: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+        await never(request, writer)
+
+    instance = Instance("x", drip)
+    make = partial(library.AsyncHTTPTransport, limits=library.Limits(max_connections=2))
+    balanced = transport(registry, make_transport=make)
+    async with running(instance), library.AsyncClient(transport=balanced, timeout=0.1) as client:
+        await registry.register("orders", instance.address)
+        async with client.stream("GET", "http://orders/"), client.stream("GET", "http://orders/"):
+            for _ in range(2):
+                requests = [client.get("http://orders/") for _ in range(20)]
+                errors = await asyncio.gather(*requests, return_exceptions=True)
+                assert {type(each) for each in errors} == {library.PoolTimeout}
+        assert instance.connections == 2
+
+
+async def test_a_pool_that_has_much_to_do_is_kept(registry: Registry) -> None:
+    """With httpx it may lose connections even then."""
+
+    async def slow(_: Received, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.01)
+        writer.write(response(b"done", "connection: close"))
+        await writer.drain()
+        writer.close()
+
+    made: list[httpx2.AsyncHTTPTransport] = []
+
+    def make() -> httpx2.AsyncHTTPTransport:
+        made.append(httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_connections=2)))
+        return made[-1]
+
+    instance = Instance("x", slow)
+    transport = for_httpx2.RegistryTransport(registry, make_transport=make)
+    async with running(instance), httpx2.AsyncClient(transport=transport) as client:
+        await registry.register("orders", instance.address)
+        timeout = httpx2.Timeout(5, pool=0.1)
+        requests = [client.get("http://orders/", timeout=timeout) for _ in range(200)]
+        done = await asyncio.gather(*requests, return_exceptions=True)
+        failed = [each for each in done if isinstance(each, httpx2.PoolTimeout)]
+        assert 0 < len(failed) < 200
+    assert len(made) == 1
 
 
 async def test_pools_that_nobody_uses_are_closed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sized
 from contextvars import Context
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -64,34 +64,63 @@ class Maker:
 class _Pool:
     """The connections to one life of an instance."""
 
-    __slots__ = ("id", "leases", "transport", "used")
+    __slots__ = ("answers", "id", "key", "leases", "transport", "used")
 
-    def __init__(self, identity: str, transport: AsyncBaseTransport) -> None:
+    def __init__(self, key: tuple[Key, bool], identity: str, transport: AsyncBaseTransport) -> None:
+        self.key = key
         self.id = identity
         self.transport = transport
-        self.leases = 0
+        self.leases: dict[Lease, None] = {}  # in the order in which they began
+        self.answers = 0  # responses that have ended
         self.used = 0.0
+
+    def has_lost_some(self, waiting: Lease) -> bool:
+        """Whether there are connections that no request has, if none was free for this one.
+
+        httpx (not httpx2) loses that of a request which is given up in the moment in which it
+        gets one, and counts it for ever. A free connection goes to the request that has waited
+        longest, so only those that began before this one can have any. It goes to whoever is
+        quickest just after a response: if one has ended since, it remains to be seen. So a pool
+        that is busy, or whose instance hangs, is left alone, and the limit of connections holds.
+        """
+        if self.answers != waiting.answers:
+            return False
+        before = next(n for n, lease in enumerate(self.leases) if lease is waiting)
+        return before < self._connections()
+
+    def _connections(self) -> int:
+        """How many there are, if none is free: at least one, in transports of other kinds."""
+        connections = getattr(getattr(self.transport, "_pool", None), "connections", None)
+        return max(1, len(connections)) if isinstance(connections, Sized) else 1
 
 
 class Lease:
     """The use of a pool for one request, until `release`."""
 
-    __slots__ = ("_pending", "_pool", "_pools", "transport")
+    __slots__ = ("_pending", "_pool", "_pools", "answers", "transport")
 
     def __init__(self, pools: Pools, pool: _Pool, pending: Any) -> None:
         self._pools = pools
         self._pool: _Pool | None = pool
         self._pending = pending
         self.transport = pool.transport
+        self.answers = pool.answers  # those that had ended before
 
-    def release(self) -> None:
-        """The request is done. Doing it twice is harmless."""
+    def release(self, *, answered: bool = False) -> None:
+        """The request is done, with a response or without. Doing it twice is harmless."""
         pool, self._pool = self._pool, None
         if pool is None:
             return
+        pool.answers += answered
         if self._pending is not None:
             self._pending.__exit__()
-        self._pools.released(pool)
+        self._pools.released(pool, self)
+
+    def full(self) -> None:
+        """The request is done: it has waited in vain for a connection that is free."""
+        if self._pool is not None:
+            self._pools.full(self._pool, self)
+        self.release()
 
 
 class Pools:
@@ -127,21 +156,28 @@ class Pools:
         if pool is None or pool.id != service.id:
             if pool is not None:
                 self._retire(pool)
-            pool = self._pools[key] = _Pool(service.id, self._make(secure=secure))
-        pool.leases += 1
-        pool.used = now = asyncio.get_running_loop().time()
-        self._departures.watch(service)
-        if now >= self._sweep_at:
-            self._sweep(now)
+            pool = self._pools[key] = _Pool(key, service.id, self._make(secure=secure))
         pending = None
         if balancer is not None:
             pending = balancer.pending(service)
             pending.__enter__()
-        return Lease(self, pool, pending)
+        lease = Lease(self, pool, pending)
+        pool.leases[lease] = None
+        pool.used = now = asyncio.get_running_loop().time()
+        self._departures.watch(service)
+        if now >= self._sweep_at:
+            self._sweep(now)
+        return lease
 
-    def released(self, pool: _Pool) -> None:
+    def full(self, pool: _Pool, lease: Lease) -> None:
+        """A request has waited in vain; if others would for ever, they get a new pool."""
+        if self._pools.get(pool.key) is pool and pool.has_lost_some(lease):
+            del self._pools[pool.key]
+            self._retire(pool)
+
+    def released(self, pool: _Pool, lease: Lease) -> None:
         """A request is done."""
-        pool.leases -= 1
+        del pool.leases[lease]
         if not pool.leases and pool in self._retired:
             self._retired.remove(pool)
             self._close(pool)

@@ -87,6 +87,7 @@ class _Exchange:
         self._timeouts: dict[str, float | None] = request.extensions.get("timeout", {})
         self._now = asyncio.get_running_loop().time
         self._connecting_since = self._now()
+        self._queued = 0.0
         self._body = request.stream
         if not isinstance(self._body, self.library.module.ByteStream):
             self._body = self.library.body(self._body)
@@ -120,14 +121,20 @@ class _Exchange:
         if target.secure:
             await sender.make.prepare()
         lease = sender.pools.lease(service, secure=target.secure, balancer=sender.router.counting)
+        begun = self._now()
         try:
             response = await lease.transport.handle_async_request(request)
             self._relocate(response, target, request)
             await self._take(response, service, lease)
         except self.library.module.TransportError as error:
-            lease.release()
             if error is getattr(self._body, "error", None):
+                lease.release()
                 raise
+            if isinstance(error, self.library.module.PoolTimeout):
+                lease.full()
+                self._full(service, error, begun)
+                return None
+            lease.release()
             self._failed(service, error)
             return None
         except BaseException:
@@ -175,11 +182,17 @@ class _Exchange:
         extensions: dict[str, Any] = dict(self._request.extensions)
         if target.secure:
             extensions.setdefault("sni_hostname", target.server_name)
-        left = self._timeouts.get("connect")
-        if left is not None:
-            left = max(0.0, left - (self._now() - self._connecting_since))
-        extensions["timeout"] = {**self._timeouts, "connect": self._call.patience(left)}
+        extensions["timeout"] = {
+            **self._timeouts,
+            "connect": self._patience("connect", self._now() - self._connecting_since),
+            "pool": self._patience("pool", self._queued),
+        }
         return extensions
+
+    def _patience(self, kind: str, spent: float) -> float | None:
+        """What the next instance gets of the client's timeout, of which so much is spent."""
+        given = self._timeouts.get(kind)
+        return self._call.patience(None if given is None else max(0.0, given - spent))
 
     def _relocate(self, response: Response, target: Target, sent: Request) -> None:
         """Have a redirect to the instance lead to the service."""
@@ -205,7 +218,7 @@ class _Exchange:
                 body = b"".join([chunk async for chunk in stream])
             finally:
                 await stream.aclose()
-            lease.release()
+            lease.release(answered=True)
             answered()
             response.stream = self.library.module.ByteStream(body)
         else:
@@ -226,6 +239,15 @@ class _Exchange:
         else:
             raise self.broke_off(service, error) from error
 
+    def _full(self, service: Service, error: TransportError, begun: float) -> None:
+        """Note that no connection was free; returns if there may be another attempt."""
+        self._error = error
+        waited = self._now() - begun
+        self._queued += waited
+        self._connecting_since += waited  # the client has a timeout for each
+        if not self._call.full(service, error):
+            raise self._failure() from error
+
     def _not_sent(self, service: Service, error: TransportError) -> None:
         self._error = error
         given = self._timeouts.get("connect")
@@ -239,6 +261,7 @@ class _Exchange:
         if not self._call.sent(service, error, intact=intact):
             raise self._failure() from error
         self._connecting_since = self._now()
+        self._queued = 0.0
 
     def broke_off(self, service: Service, error: TransportError) -> TransportError:
         """The error of a request that is not sent again, whatever it was."""

@@ -48,7 +48,7 @@ class AnswerStream:
         try:
             await self._stream.aclose()
         finally:
-            self._lease.release()
+            self._lease.release(answered=True)
             answered, self._answered = self._answered, None
             if answered is not None:
                 answered()

@@ -28,9 +28,10 @@ class BalancingTransport(Generic[_Request, _Response, _Transport]):
 
     What httpx users are used to stays: the URL, cookies, redirects and event hooks see
     `http://orders/items`; timeouts are those of the client, where `connect` is the time for
-    finding any instance that can be connected to; bodies stream both ways. The instance is
-    in `response.extensions["service"]`. Every instance has a connection pool of its own,
-    which is closed when it withdraws or restarts, once its requests are done.
+    finding any instance that can be connected to, and `pool` for one that has a connection
+    free; bodies stream both ways. The instance is in `response.extensions["service"]`. Every
+    instance has a connection pool of its own, which is closed when it withdraws or restarts,
+    once its requests are done.
 
     An instance that cannot be connected to costs nothing but time: the request goes to
     another. One that breaks off later, too, if the request may be repeated: by its method,

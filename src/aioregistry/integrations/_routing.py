@@ -116,7 +116,7 @@ class Call:
         attempts: what was tried.
     """
 
-    __slots__ = ("_among", "_named", "_now", "_router", "attempts", "name")
+    __slots__ = ("_among", "_full", "_named", "_now", "_router", "attempts", "name")
 
     def __init__(self, router: Router, name: str, named: _Named, *, repeatable: bool) -> None:
         self.name = name
@@ -125,13 +125,14 @@ class Call:
         self._named = named
         self._now = asyncio.get_running_loop().time
         self._among = 1
+        self._full = False
         named.budget.deposit(self._now())
 
     async def choose(self) -> Service | None:
         """The instance to try next; None: there is no other.
 
-        Where nobody is known, or nobody who has not been tried, it waits as a lookup does.
-        Cancelling is immediate.
+        Where nobody is known, or nobody who has not been tried, it waits as a lookup does; but
+        not after `full`, where the time has been spent on waiting. Cancelling is immediate.
 
         Raises:
             RegistryError: nobody is registered, or nobody could be asked.
@@ -144,7 +145,7 @@ class Call:
             in_use = self._named.outliers.in_use(staying, self._now())
             candidates = self.attempts.candidates(in_use, known)
             if not candidates:
-                return await self._newcomer()
+                return None if self._full else await self._newcomer()
             self._among = len(candidates)
             if candidates is not known:
                 where = self._named.among(candidates)
@@ -186,13 +187,23 @@ class Call:
             if why := why_not(each):
                 self.attempts.unusable(each, why)
 
+    def full(self, service: Service, error: BaseException) -> bool:
+        """Note that no connection to the instance was free; whether to try another.
+
+        That is no failure of the instance: how many connections there are is our own choice.
+        """
+        self._full = True
+        return self.attempts.not_sent(service, describe(error))
+
     def not_sent(self, service: Service, error: BaseException) -> bool:
         """Note that nothing got to the instance; whether to try another."""
+        self._full = False
         self.failed(service)
         return self.attempts.not_sent(service, describe(error))
 
     def sent(self, service: Service, error: BaseException, *, intact: bool) -> bool:
         """Note that it broke off after something was sent; whether to send it again."""
+        self._full = False
         self.failed(service)
         return self.attempts.sent(service, describe(error), self._now(), intact=intact)
 
