@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from functools import partial
 from types import ModuleType
@@ -18,7 +19,7 @@ import httpx2
 import pytest
 import trustme
 
-from aioregistry import Registry, RoundRobin
+from aioregistry import LeastPending, Registry, RoundRobin
 from aioregistry.integrations import _httpx_pools
 from aioregistry.integrations import httpx as for_httpx
 from aioregistry.integrations import httpx2 as for_httpx2
@@ -259,6 +260,60 @@ async def test_a_mock_for_every_instance(library: Any, transport: Any, registry:
     mocked = transport(registry, make_transport=lambda: library.MockTransport(answer))
     async with library.AsyncClient(transport=mocked) as client:
         assert (await client.get("http://orders/x")).text == "http://10.0.0.5/x orders"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("content", [{"json": {}}, {"content": b""}, {}, {"text": "x"}])
+async def test_what_a_mock_answers_counts_as_from_a_server(
+    library: Any, transport: Any, registry: Registry, method: str, content: dict[str, Any]
+) -> None:
+    """Its responses have been read already: nobody closes them."""
+
+    def answer(request: Any) -> Any:
+        got = library.Response(503 if request.url.port == 81 else 200, **content)
+        got.headers.pop("content-length", None)
+        return got
+
+    for port in (81, 82, 83):
+        await registry.register("orders", f"10.0.0.5:{port}")
+    balancer = LeastPending()
+    mocked = transport(
+        registry, balancer=balancer, make_transport=lambda: library.MockTransport(answer)
+    )
+    async with library.AsyncClient(transport=mocked) as client:
+        statuses = Counter(
+            [(await client.request(method, "http://orders/")).status_code for _ in range(60)]
+        )
+        assert statuses == {200: 55, 503: 5}
+        in_flight = [balancer.in_flight(each) for each in registry.cached("orders")]
+        assert in_flight == [0, 0, 0]
+
+
+async def test_a_transport_that_reads_its_responses(
+    library: Any, transport: Any, registry: Registry
+) -> None:
+    """One that logs or caches them, for example."""
+
+    class Reading:
+        def __init__(self) -> None:
+            self._own = library.AsyncHTTPTransport()
+
+        async def handle_async_request(self, request: Any) -> Any:
+            got = await self._own.handle_async_request(request)
+            await got.aread()
+            return got
+
+        async def aclose(self) -> None:
+            await self._own.aclose()
+
+    instance, balancer = Instance("x"), LeastPending()
+    reading = transport(registry, balancer=balancer, make_transport=Reading)
+    async with running(instance), library.AsyncClient(transport=reading) as client:
+        await registry.register("orders", instance.address)
+        for method in ("GET", "POST"):
+            assert (await client.request(method, "http://orders/")).json()["tag"] == "x"
+        assert balancer.in_flight(registry.cached("orders")[0]) == 0
+        assert instance.connections == 1
 
 
 class Full:

@@ -213,7 +213,10 @@ class _Exchange:
             self._call.leaving(service, response.headers[LEAVING])
         answered = partial(self._call.answered, service, response.status_code)
         stream: Any = response.stream
-        if self._repeatable and _is_small(response):
+        if response.is_closed:  # it was read by what made it, and nobody closes it once more
+            lease.release(answered=True)
+            answered()
+        elif self._repeatable and _is_small(response):
             try:
                 body = b"".join([chunk async for chunk in stream])
             finally:
