@@ -123,6 +123,20 @@ def test_requests_that_were_on_their_way_do_not_prolong_it() -> None:
     assert outliers.in_use(known, 10) == known
 
 
+def test_who_is_back_is_told_once() -> None:
+    known = instances(4)
+    outliers = Outliers(POLICY)
+    fail(outliers, known[0], known, 0)
+    fail(outliers, known[1], known, 0)
+    outliers.in_use(known, 9)
+    outliers.in_use(known[:1], 9)  # it helps out for a moment
+    assert outliers.returned() == []
+    outliers.in_use((known[0], *known[2:]), 10)  # the other one has left
+    assert outliers.returned() == [known[0]]
+    outliers.in_use(known, 11)
+    assert outliers.returned() == []
+
+
 EVENTS = st.lists(
     st.tuples(
         st.floats(0, 30),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from aioregistry import Registry, RoundRobin, ServiceNotFound, Weighted, all_of
+from aioregistry import Registry, RoundRobin, Service, ServiceNotFound, Weighted, all_of
 from aioregistry.integrations._routing import Router
 from aioregistry.integrations.resilience import Policy
 from aioregistry.testing.virtual_time import run_virtual
@@ -121,6 +122,40 @@ def test_a_request_that_must_not_be_repeated_is_sent_once() -> None:
         assert sum(world.sent.values()) == 1
 
     in_virtual_time(scenario)
+
+
+def test_that_an_instance_is_set_aside_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "aioregistry")
+
+    async def scenario(world: World) -> None:
+        world.dead.add("10.0.0.0:80")
+        assert await world.load(1_000, 0.025) == 0
+        world.dead.clear()
+        assert await world.load(1_000, 0.025) == 0
+
+    in_virtual_time(scenario, instances=3)
+    aside = "orders at 10.0.0.0:80 is set aside for"
+    back = "orders at 10.0.0.0:80 is used again"
+    told = [(each.levelname, each.getMessage()) for each in caplog.records]
+    assert [each for each in told if "orders" in each[1]] == [
+        ("WARNING", f"{aside} 10 s: 5 failures in a row; 2 of 3 are left"),
+        ("INFO", back),
+        ("WARNING", f"{aside} 20 s: 6 failures in a row; 2 of 3 are left"),
+        ("INFO", back),
+    ]
+
+
+def test_an_address_cannot_make_up_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """We announce no such address, but others may."""
+
+    async def scenario(world: World) -> None:
+        call = world.router.call("orders", repeatable=True)
+        for _ in range(10):
+            call.failed(Service("orders", "10.0.0.9:80\nall is well"))
+
+    in_virtual_time(scenario)
+    [line] = caplog.messages
+    assert line.startswith("orders at '10.0.0.9:80\\nall is well' is set aside for 10 s")
 
 
 def test_the_only_instance_is_never_set_aside() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Final
 
 from aioregistry import Service
@@ -52,6 +52,8 @@ class Outliers:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._records: dict[Incarnation, _Record] = {}
+        self._away: dict[Incarnation, Service] = {}
+        self._back: list[Service] = []
         self._known: tuple[Service, ...] = ()
         self._in_use: tuple[Service, ...] = ()
         self._valid_until = -math.inf
@@ -86,7 +88,13 @@ class Outliers:
         if not self._has_room(among, now):
             return False
         self._set_aside(record, now)
+        self._away[incarnation(service)] = service
         return True
+
+    def standing(self, service: Service, now: float) -> tuple[int, float]:
+        """How an instance does: its failures in a row, and how long it is set aside yet."""
+        record = self._records.get(incarnation(service)) or _Record()
+        return record.failures, max(0.0, record.until - now)
 
     def in_use(self, services: tuple[Service, ...], now: float) -> tuple[Service, ...]:
         """Those that are not set aside; the same tuple if none is.
@@ -100,6 +108,13 @@ class Outliers:
         if services is not self._known or now >= self._valid_until:
             self._look_again(services, now)
         return self._in_use
+
+    def returned(self) -> list[Service]:
+        """Those that `in_use` has had again since this was asked last."""
+        if not self._back:
+            return []
+        back, self._back = self._back, []
+        return back
 
     # ------------------------------------------------------------------------------------
 
@@ -128,13 +143,13 @@ class Outliers:
             record.times = max(0, record.times - max(0, good))
         record.times += 1
         record.until = now + min(policy.set_aside * record.times, policy.set_aside_at_most)
-        record.failures = 0
         record.probation = True
         self._valid_until = -math.inf
 
     def _look_again(self, services: tuple[Service, ...], now: float) -> None:
-        self._forget(now)
         known = {incarnation(service): service for service in services}
+        self._note_returns(known, now)
+        self._forget(now)
         aside = self._aside(known, now)
         # Where others have left meanwhile, those that would be back first are back now.
         first_back = sorted(aside, key=aside.__getitem__)
@@ -145,6 +160,13 @@ class Outliers:
         if aside:
             self._in_use = tuple(each for key, each in known.items() if key not in aside)
         self._valid_until = min(aside.values(), default=math.inf)
+
+    def _note_returns(self, known: Container[Incarnation], now: float) -> None:
+        """Note whose time is over. Those who help out before that are not told."""
+        for key in [key for key in self._away if key not in self._aside((key,), now)]:
+            service = self._away.pop(key)
+            if key in known:
+                self._back.append(service)
 
     def _forget(self, now: float) -> None:
         """Drop what is over: trouble so long ago that it would count for nothing."""

@@ -10,6 +10,7 @@ import msgspec
 
 from aioregistry import Balancer, LeastPending, Predicate, Registry, RegistryError, Service
 from aioregistry.integrations._leavers import Leavers, is_named
+from aioregistry.integrations._logs import log
 from aioregistry.integrations.resilience import (
     Attempts,
     Incarnation,
@@ -142,7 +143,7 @@ class Call:
         known = registry.cached(self.name, where)
         if known:
             staying = self._named.leavers.staying(known)
-            in_use = self._named.outliers.in_use(staying, self._now())
+            in_use = self._in_use(staying)
             candidates = self.attempts.candidates(in_use, known)
             if not candidates:
                 return None if self._full else await self._newcomer()
@@ -232,7 +233,22 @@ class Call:
 
     def failed(self, service: Service) -> None:
         """Note a failure of the instance."""
-        self._named.outliers.failed(service, self._known(), self._now())
+        known, now, outliers = self._known(), self._now(), self._named.outliers
+        if outliers.failed(service, known, now):
+            failures, seconds = outliers.standing(service, now)
+            log().warning(
+                "%s at %s is set aside for %g s: %d failures in a row; %d of %d are left",
+                *(self.name, _place(service), seconds, failures),
+                *(len(outliers.in_use(known, now)), len(known)),
+            )
+
+    def _in_use(self, services: tuple[Service, ...]) -> tuple[Service, ...]:
+        """Those that are not set aside."""
+        outliers = self._named.outliers
+        in_use = outliers.in_use(services, self._now())
+        for service in outliers.returned():
+            log().info("%s at %s is used again", self.name, _place(service))
+        return in_use
 
     def _known(self) -> tuple[Service, ...]:
         try:
@@ -243,6 +259,12 @@ class Call:
     def report(self) -> str:
         """What was tried in vain, for the text of an error."""
         return self.attempts.report(self.name)
+
+
+def _place(service: Service) -> str:
+    """Where it is, for the log: as others say, who may say anything."""
+    place = service.key[1]
+    return place if place.isprintable() else repr(place)
 
 
 def describe(error: BaseException) -> str:
