@@ -283,3 +283,16 @@ def test_many_names_are_not_remembered_for_ever() -> None:
         assert len(vars(world.router)["_names"]) == 4096
 
     in_virtual_time(scenario)
+
+
+def test_a_name_in_use_is_remembered_however_many_others_there_are() -> None:
+    async def scenario(world: World) -> None:
+        world.broken.add("10.0.0.0:80")
+        await world.load(40, 0.01)
+        for number in range(10_000):
+            world.router.call(f"name-{number}", repeatable=True)
+            if not number % 1_000:
+                await world.load(4, 0.001)
+                assert world.sent["10.0.0.0:80"] == 0  # it is still set aside
+
+    in_virtual_time(scenario)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
@@ -92,7 +93,7 @@ class Router:
         self.policy = policy or Policy()
         chooser = registry.balancer if balancer is None else balancer
         self.counting = chooser if isinstance(chooser, LeastPending) else None
-        self._names: dict[str, _Named] = {}
+        self._names: OrderedDict[str, _Named] = OrderedDict()  # the one used last is last
 
     def call(self, name: str, *, repeatable: bool) -> Call:
         """Begin a request.
@@ -102,9 +103,11 @@ class Router:
             repeatable: whether it may be sent more than once.
         """
         named = self._names.get(name)
-        if named is None:
+        if named is not None:
+            self._names.move_to_end(name)
+        else:
             if len(self._names) >= _MAX_NAMES:
-                del self._names[next(iter(self._names))]
+                self._names.popitem(last=False)
             named = self._names[name] = _Named(self.policy)
         return Call(self, name, named, repeatable=repeatable)
 
