@@ -123,6 +123,31 @@ def test_requests_that_were_on_their_way_do_not_prolong_it() -> None:
     assert outliers.in_use(known, 10) == known
 
 
+def test_the_failures_of_those_that_are_gone_are_forgotten() -> None:
+    stays, *_ = known = instances(3)
+    outliers = Outliers(POLICY)
+    outliers.failed(stays, known, 0)
+    for life in range(1_000):
+        gone = Service("orders", "10.0.1.1:80", id=f"life{life}")
+        known = (*instances(3), gone)
+        outliers.in_use(known, life)
+        outliers.failed(gone, known, life)
+    assert len(vars(outliers)["_records"]) == 2  # a failure for each of those that were there last
+    assert not outliers.failed(stays, known, 1_000)
+    assert outliers.failed(stays, known, 1_000)  # its third
+
+
+def test_who_is_set_aside_stays_so_when_it_is_away_for_a_moment() -> None:
+    known = instances(3)
+    outliers = Outliers(POLICY)
+    fail(outliers, known[0], known, 0)
+    assert outliers.in_use(known[1:], 1) == known[1:]
+    assert outliers.in_use(known, 2) == known[1:]
+    assert outliers.in_use(known[1:], 10) == known[1:]
+    assert outliers.in_use(known, 11) == known
+    assert outliers.failed(known[0], known, 12)  # once is enough
+
+
 def test_who_is_back_is_told_once() -> None:
     known = instances(4)
     outliers = Outliers(POLICY)

@@ -149,7 +149,7 @@ class Outliers:
     def _look_again(self, services: tuple[Service, ...], now: float) -> None:
         known = {incarnation(service): service for service in services}
         self._note_returns(known, now)
-        self._forget(now)
+        self._forget(known, now)
         aside = self._aside(known, now)
         # Where others have left meanwhile, those that would be back first are back now.
         first_back = sorted(aside, key=aside.__getitem__)
@@ -168,13 +168,21 @@ class Outliers:
             if key in known:
                 self._back.append(service)
 
-    def _forget(self, now: float) -> None:
-        """Drop what is over: trouble so long ago that it would count for nothing."""
+    def _forget(self, known: Container[Incarnation], now: float) -> None:
+        """Drop what is over: trouble so long ago that it would count for nothing.
+
+        And a few failures of who has gone, most likely for ever. Who was set aside may be
+        missing for a moment, and is no better when it is back.
+        """
         policy = self._policy
         over = [
             key
             for key, record in self._records.items()
-            if record.times and now - record.until > policy.set_aside * record.times
+            if (
+                now - record.until > policy.set_aside * record.times
+                if record.times
+                else key not in known
+            )
         ]
         for key in over:
             del self._records[key]
