@@ -54,6 +54,7 @@ _DENIAL: Final = re.compile(
     r'permissions violation for (publish|subscription).*?"(\S+)"', re.IGNORECASE
 )
 _DENIALS: Final = 100_000
+_TOO_MANY: Final = "maximum subscriptions exceeded"
 _SHOWN: Final = 5
 
 _Refused: TypeAlias = dict[tuple[str, str], str]
@@ -111,6 +112,9 @@ class Link:
         self._sent: list[str] = []
         self._sent_before: list[str] = []
         self._denied: _Refused = {}
+        self._unproven: list[str | None] = []  # None stands for the end of a subscription
+        self._proving = 0
+        self._surplus = 0
         self._spellings: dict[str, str] | None = None
         self._last_error: Exception | None = None
         self._log = LogLimiter(_logger)
@@ -174,6 +178,8 @@ class Link:
             )
         self._wire = wire_of(client, owned=self._owned)
         self._ease_at = min(_EASE_AT, self._wire.room // 2)
+        if isinstance(client, CarefulClient) and client.parser is not None:
+            client.parser.on_error = self._on_server_error
         self._inbox = client.new_inbox()
         self._inbox_prefix = self._inbox.rpartition(".")[0] + "."
         inbox = Interest(f"{self._inbox}.*", self._on_inbox, _forget)
@@ -183,8 +189,10 @@ class Link:
             await self.attach(interest)
             if number % _AT_ONCE == 0:
                 await asyncio.sleep(0)  # a link that takes them is not congested by them
-        if not await self._echo():
-            self._check_lost()
+        answered = await self._echo()
+        self._check_client()  # what answered may have been told to go since
+        self._check_lost()
+        if not answered:
             raise TransportError(
                 f"{self.server} did not return a message sent to {self._inbox!r} within"
                 f" {self._patience:g} s; if it is up, let this user publish and subscribe to"
@@ -209,12 +217,15 @@ class Link:
         except BaseException:
             self._drop(interest)
             raise
+        self._unproven.append(interest.pattern)
 
     async def detach(self, interest: Interest) -> None:
         """Serve an interest no longer; never raises."""
         delivery = self._deliveries.get(interest)
         if delivery is not None and await self._wire.end(delivery):
             self._drop(interest)
+            if self._unproven:
+                self._unproven.append(None)
 
     async def publish(self, subject: str, payload: bytes, reply_to: str = "") -> None:
         """Hand a message to the driver, which sends it soon.
@@ -359,6 +370,7 @@ class Link:
         # A congested link does not carry it, and that is an answer too.
         with contextlib.suppress(TransportError):
             await self.publish(self._awaited, b"")
+            self._proving = len(self._unproven)
         look = min(_LOOK, self._patience / 4)
         return await self._until(lambda: self._awaited is None, self._patience, look)
 
@@ -456,6 +468,33 @@ class Link:
         else:
             _logger.warning("nats-py reports: %s", error)
 
+    def _on_server_error(self, text: str) -> bool:
+        """Deal with an error of the server that the driver would end the connection for."""
+        if text.lower() != _TOO_MANY:
+            return False
+        self._surplus += 1
+        return True
+
+    def _prove(self) -> None:
+        """An echo is back, and before it came all that the server had to say of what it follows."""
+        asked, self._unproven = self._unproven[: self._proving], self._unproven[self._proving :]
+        surplus, self._surplus, self._proving = self._surplus, 0, 0
+        if not surplus:
+            return
+        patterns = [pattern for pattern in asked if pattern is not None]
+        if len(patterns) == len(asked):
+            patterns = patterns[-surplus:]  # the first ones still found room
+        # Otherwise some ended in between, and it may be any: to say too much is mended by the
+        # next attempt, and who is told nothing waits for ever.
+        for pattern in patterns:
+            text = (
+                f"cannot subscribe to {pattern!r}: {self.server} takes no more subscriptions of one"
+                " connection (max_subscriptions in its configuration)"
+            )
+            self._deny("subscribe", pattern, text)
+        text = f"{self.server} takes no more subscriptions of one connection"
+        self._log.warning(_TOO_MANY, time.monotonic(), "%s: %d refused", text, surplus)
+
     def _look_for_denial(self) -> None:
         """Find the last refusal that a borrowed client has kept; it reports to its owner."""
         error = self._client.last_error
@@ -473,9 +512,12 @@ class Link:
         if self._inbox and lowered.startswith(self._inbox.lower()):
             self.lose(f"{text}; it needs both for '{self._inbox_prefix}>'", permanent=True)
             return
+        self._deny(verb, subject, text)
+        self._log.warning(text, time.monotonic(), "%s: %s", self.server, text)
+
+    def _deny(self, verb: str, subject: str, text: str) -> None:
         if len(self._denied) < _DENIALS:
             self._denied[verb, subject] = text
-        self._log.warning(text, time.monotonic(), "%s: %s", self.server, text)
 
     def _spelling(self, lowered: str) -> str | None:
         """The subject of ours that the driver has put in lower case."""
@@ -494,6 +536,7 @@ class Link:
         self._missed = 0
         if subject == self._awaited:
             self._awaited = None
+            self._prove()
             self._bell.set()
 
     def _on_refused(self, subject: str) -> None:

@@ -19,12 +19,15 @@ from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nats.aio.client import Client
 
 __all__ = ["BatchParser", "Receiver"]
 
 _MESSAGE: Final = re.compile(rb"MSG (\S+) (\S+) (?:\S+ )?(\d+)\r\n")
 _MESSAGE_WITH_HEADERS: Final = re.compile(rb"HMSG (\S+) (\S+) (?:\S+ )?(\d+) (\d+)\r\n")
+_ERROR: Final = re.compile(rb"-ERR\s+'(.*)'\s*\r\n")
 _NO_RESPONDERS: Final = b"NATS/1.0 503"
 _END: Final = b"\r\n"
 
@@ -59,11 +62,14 @@ class BatchParser(Parser):
     Attributes:
         receivers: who takes the messages of a subscription that the driver does not know.
         idle: whether it has taken in all that was read for it.
+        on_error: called with the text of each error of the server; whether it has dealt with it.
+            The driver does with the others, which ends the connection in most cases.
     """
 
     def __init__(self, client: Client) -> None:
         self.receivers: dict[bytes, Receiver] = {}
         self.idle = False
+        self.on_error: Callable[[str], bool] | None = None
         self._client = client
         self._rest = bytearray()
         self._needed = 0
@@ -87,7 +93,8 @@ class BatchParser(Parser):
         data, position = self._joined(data), 0
         while (command := self._deliver(data, position)) is not None:
             begin, position = command
-            await super().parse(data[begin:position])
+            if not self._is_done_with(data[begin:position]):
+                await super().parse(data[begin:position])
         self.idle = True
 
     def take(self, data: bytes) -> bytes:
@@ -152,6 +159,13 @@ class BatchParser(Parser):
             self._keep(data, position, 0)
             return None
         return position, end + 2
+
+    def _is_done_with(self, command: bytes) -> bool:
+        """Whether a command is an error that the driver need not see."""
+        error = _ERROR.fullmatch(command)
+        if error is None or self.on_error is None:
+            return False
+        return self.on_error(error[1].decode(errors="replace"))
 
     def _keep(self, data: bytes, position: int, end: int) -> None:
         """Keep the beginning of a command until `end` has come; 0: it is not known yet."""

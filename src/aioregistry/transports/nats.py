@@ -206,8 +206,9 @@ class NatsTransport:
 
         Raises:
             TransportError: the link is down or got lost, the broker did not answer within
-                twice the probe timeout, or it refused, for lack of permission, something
-                that was published or subscribed to since the last flush.
+                twice the probe timeout, or it refused, for lack of permission or because
+                there are too many subscriptions, something that was published or subscribed
+                to since the last flush.
         """
         await self._require_link().flush()
 
