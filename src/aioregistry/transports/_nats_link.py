@@ -53,6 +53,7 @@ _CLOSE_GRACE: Final = 0.5
 _DENIAL: Final = re.compile(
     r'permissions violation for (publish|subscription).*?"(\S+)"', re.IGNORECASE
 )
+_ESCAPED: Final = re.compile(r'\\(["\\])')
 _DENIALS: Final = 100_000
 _TOO_MANY: Final = "maximum subscriptions exceeded"
 _SHOWN: Final = 5
@@ -460,7 +461,7 @@ class Link:
             # Raised out of `Client.connect`, which otherwise tries again and forgets why.
             raise error
         if denial := _DENIAL.search(str(error)):
-            self._on_denied(denial[1].lower(), denial[2])
+            self._on_lowered(denial)
         elif isinstance(error, (OSError, StaleConnectionError)):
             self.lose(f"the connection to NATS broke: {error}")
         elif isinstance(error, SlowConsumerError):  # one call for each dropped message
@@ -469,7 +470,10 @@ class Link:
             _logger.warning("nats-py reports: %s", error)
 
     def _on_server_error(self, text: str) -> bool:
-        """Deal with an error of the server that the driver would end the connection for."""
+        """Deal with an error that ends no connection, in the very words of the server."""
+        if denial := _DENIAL.search(text):
+            self._on_denied(denial[1], _unquoted(denial[2]))
+            return True
         if text.lower() != _TOO_MANY:
             return False
         self._surplus += 1
@@ -503,13 +507,16 @@ class Link:
         self._last_error = error
         denial = _DENIAL.search(str(error))
         if denial and self._spelling(denial[2]):
-            self._on_denied(denial[1].lower(), denial[2])
+            self._on_lowered(denial)
 
-    def _on_denied(self, what: str, lowered: str) -> None:
-        verb = "publish" if what == "publish" else "subscribe"
-        subject = self._spelling(lowered) or lowered
+    def _on_lowered(self, denial: re.Match[str]) -> None:
+        """A refusal as the driver tells it; where two subjects differ in case only, it may err."""
+        self._on_denied(denial[1], self._spelling(denial[2]) or denial[2])
+
+    def _on_denied(self, what: str, subject: str) -> None:
+        verb = "publish" if what.lower() == "publish" else "subscribe"
         text = f"the NATS user has no permission to {verb} to {subject!r}"
-        if self._inbox and lowered.startswith(self._inbox.lower()):
+        if self._inbox and subject.startswith(self._inbox):
             self.lose(f"{text}; it needs both for '{self._inbox_prefix}>'", permanent=True)
             return
         self._deny(verb, subject, text)
@@ -557,6 +564,11 @@ def _fail(callers: Iterable[_Caller], reason: str) -> None:
     for caller in callers:
         if not caller.done():
             caller.set_exception(TransportError(reason))
+
+
+def _unquoted(subject: str) -> str:
+    r"""The subject that the server wrote as a string of Go: with \" and \\."""
+    return _ESCAPED.sub(r"\1", subject)
 
 
 def _refusal(refused: _Refused) -> TransportError:
