@@ -1217,6 +1217,57 @@ async def test_a_borrowed_client_stays_open_and_is_left_as_it_was(nats_broker: B
         await client.flush()
 
 
+@pytest.mark.parametrize(("queue", "names"), [(1024, 2000), (100, 3000)])
+async def test_a_borrowed_client_takes_many_subscriptions_at_once(
+    broker: Broker, queue: int, names: int
+) -> None:
+    """Its queue of flushes is full only because the event loop gave it no turn."""
+    async with (
+        borrowing(broker.url, flusher_queue_size=queue) as client,
+        connected(client=client, probe_interval=0.1) as (transport, reports),
+    ):
+        last, handler = collector()
+        made = [await transport.subscribe(f"many.{number}", ignore) for number in range(names)]
+        await transport.subscribe("many.last", handler)
+        await transport.flush()
+        await asyncio.to_thread(broker.kill)
+        await asyncio.to_thread(broker.start)
+        await reports.until(DOWN, UP)
+        await transport.publish("many.last", b"")
+        await transport.flush()
+        assert last == [("many.last", b"")]
+        for subscription in made:
+            await subscription.unsubscribe()
+        assert len(watched(client)[-1]) == 2  # the last one, and the inbox
+        assert reports.states == [DOWN, UP]
+
+
+async def test_what_is_subscribed_to_while_a_link_breathes_comes_into_force(
+    broker: Broker,
+) -> None:
+    async with (
+        borrowing(broker.url, flusher_queue_size=10) as client,
+        connected(client=client, probe_interval=0.1) as (transport, reports),
+    ):
+        for number in range(500):
+            await transport.subscribe(f"many.{number}", ignore)
+        late: dict[str, list[Message]] = {}
+        await asyncio.to_thread(broker.kill)
+        await reports.until(DOWN)
+        await asyncio.to_thread(broker.start)
+        await eventually(lambda: client.is_connected)
+        while reports.states == [DOWN]:
+            await asyncio.sleep(0)
+            for _ in range(3):
+                subject = f"late.{len(late)}"
+                late[subject], handler = collector()
+                await transport.subscribe(subject, handler)
+        for subject in late:
+            await transport.publish(subject, b"")
+        await transport.flush()
+        assert [subject for subject in late if not late[subject]] == []
+
+
 async def test_two_transports_may_borrow_one_client(nats_broker: Broker) -> None:
     async with (
         borrowing(nats_broker.url) as client,

@@ -160,6 +160,15 @@ class Link:
         finally:
             self._dialling = False
 
+    def check_lost(self) -> None:
+        """Raise `TransportError` when the link is of no use any longer."""
+        if self.lost is not None:
+            raise TransportError(f"not connected to NATS: {self.lost}", permanent=self.permanent)
+
+    def serves(self, interest: Interest) -> bool:
+        """Whether an interest is attached."""
+        return interest in self._deliveries
+
     async def open(self, interests: Iterable[Interest]) -> None:
         """Subscribe to everything, and see that the link works.
 
@@ -170,7 +179,7 @@ class Link:
         self._reconnects = client.stats["reconnects"]
         self._last_error = client.last_error
         self._check_client()
-        self._check_lost()
+        self.check_lost()
         if client.options.get("no_echo"):
             raise TransportError(
                 "the NATS client was connected with no_echo=True; the transport needs to hear"
@@ -192,7 +201,7 @@ class Link:
                 await asyncio.sleep(0)  # a link that takes them is not congested by them
         answered = await self._echo()
         self._check_client()  # what answered may have been told to go since
-        self._check_lost()
+        self.check_lost()
         if not answered:
             raise TransportError(
                 f"{self.server} did not return a message sent to {self._inbox!r} within"
@@ -222,6 +231,7 @@ class Link:
 
     async def detach(self, interest: Interest) -> None:
         """Serve an interest no longer; never raises."""
+        await self._breathe()
         delivery = self._deliveries.get(interest)
         if delivery is not None and await self._wire.end(delivery):
             self._drop(interest)
@@ -258,7 +268,7 @@ class Link:
             TransportError: it did not come back in time, the link was lost, or the broker
                 refused something that was published or subscribed to before.
         """
-        self._check_lost()
+        self.check_lost()
         echoed: _Caller = asyncio.get_running_loop().create_future()
         self._waiting.append(echoed)
         self._bell.set()
@@ -336,17 +346,27 @@ class Link:
         await self._wire.close(list(filter(None, deliveries)))
 
     def _drop(self, interest: Interest) -> None:
-        del self._deliveries[interest]
+        self._deliveries.pop(interest, None)  # a link that was closed meanwhile has none
         self._routes.remove(interest)
 
     async def _listen(self, delivery: Delivery) -> None:
         pattern = delivery.interest.pattern
+        await self._breathe()
+        if self.lost is not None:
+            return
         if self._wire.stuck:
             raise TransportError(f"cannot subscribe to {pattern!r}: the link is congested")
         try:
             await self._wire.listen(delivery)
         except (Error, OSError) as error:
             self.lose(f"cannot subscribe to {pattern!r}: {error}")
+
+    async def _breathe(self) -> None:
+        """Let the driver write if it has much to write because nobody gave it a turn."""
+        for _ in range(_BREATHS):
+            if self.lost is not None or not self._wire.stuck:
+                return
+            await asyncio.sleep(0)
 
     async def _ease(self, size: int) -> None:
         """Let the driver write before more is added, or refuse when it cannot."""
@@ -427,10 +447,6 @@ class Link:
         if self._owned:
             return silence
         return f"{silence}; if it is up, the borrowed client is stuck: reconnect it"
-
-    def _check_lost(self) -> None:
-        if self.lost is not None:
-            raise TransportError(f"not connected to NATS: {self.lost}", permanent=self.permanent)
 
     def _check_client(self) -> None:
         """Notice what the driver knows about its connection."""

@@ -321,8 +321,7 @@ class NatsTransport:
                 limit = float(options.get("connect_timeout", DEFAULT_CONNECT_TIMEOUT))
                 await link.dial(server.url.geturl(), options, limit)
             await link.open(list(self._interests))
-            for interest in list(self._interests):
-                await link.attach(interest)
+            await self._attach_new(link)
         except asyncio.CancelledError:
             await link.close()
             raise
@@ -330,6 +329,13 @@ class NatsTransport:
             self._retire(link)
             raise
         return link
+
+    async def _attach_new(self, link: Link) -> None:
+        """Serve whatever came while the link was opened, and while that is attached."""
+        while new := [interest for interest in self._interests if not link.serves(interest)]:
+            for interest in new:
+                await link.attach(interest)
+            link.check_lost()
 
     def _new_link(self, client: Client) -> Link:
         return Link(
