@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -107,10 +108,15 @@ def test_options_that_do_not_exist_or_are_managed_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["probe_interval", "probe_timeout"])
-@pytest.mark.parametrize("value", [0, -1, float("nan")])
-def test_times_are_positive(name: str, value: float) -> None:
+@pytest.mark.parametrize(
+    "value",
+    [0, -1, float("nan"), float("inf"), 10**400, True, "1", None, [1]],
+    ids=lambda value: f"{value!r:.9}",
+)
+def test_times_are_positive_numbers(name: str, value: object) -> None:
     times: dict[str, Any] = {name: value}
-    with pytest.raises(ValueError, match=f"{name} must be more than 0"):
+    told = re.escape(f"{name} must be a positive number of seconds, not {value!r}")
+    with pytest.raises(ValueError, match=told):
         NatsTransport("nats://localhost", **times)
 
 

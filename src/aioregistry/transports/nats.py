@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from nats.aio.client import DEFAULT_CONNECT_TIMEOUT, Client
 
 from aioregistry.errors import TransportError
+from aioregistry.settings import check_duration
 from aioregistry.transports._nats_delivery import Interest
 from aioregistry.transports._nats_driver import MANAGED_OPTIONS, CarefulClient, wants_tls
 from aioregistry.transports._nats_link import Link
@@ -91,9 +92,8 @@ class NatsTransport:
     ) -> None:
         if (servers is None) == (client is None):
             raise ValueError("pass either servers= (one or more URLs) or client= to borrow one")
-        for name, value in (("probe_interval", probe_interval), ("probe_timeout", probe_timeout)):
-            if not value > 0:
-                raise ValueError(f"{name} must be more than 0 seconds, not {value!r}")
+        check_duration("probe_interval", probe_interval)
+        check_duration("probe_timeout", probe_timeout)
         _check_options(connect_options, borrowed=client is not None)
         self._servers = () if servers is None else parse_servers(servers)
         self._client = client
