@@ -23,6 +23,7 @@ from nats.aio.msg import Msg
 
 from aioregistry import Registry
 from aioregistry.errors import TransportError
+from aioregistry.testing import TcpProxy
 from aioregistry.testing.brokers import Broker, nats_server
 from aioregistry.transports import _nats_driver, _nats_wire
 from aioregistry.transports.base import Handler, LinkState
@@ -1011,6 +1012,88 @@ async def test_a_registry_with_a_subscription_too_many_stays(tmp_path: Path) -> 
         await asyncio.sleep(1.5)  # longer than the ttl
         assert registry.stats().losses == 0
         assert other.cached("mine")
+
+
+# A path that is slow ----------------------------------------------------------------------
+
+SLOW = 400_000  # bytes per second, so that a piece of the proxy takes a sixth of a second
+
+
+@pytest.mark.parametrize("whose", ["own", "own, by the driver", "borrowed"])
+async def test_a_burst_that_takes_longer_than_an_echo_may_is_no_loss(
+    nats_broker: Broker, whose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operating system takes it all at once, and nothing comes back for a long time."""
+    times: dict[str, Any] = {"probe_interval": 0.1, "probe_timeout": 0.4}
+    if whose == "own, by the driver":
+        monkeypatch.setattr(_nats_driver, "Parser", object)
+    async with contextlib.AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(TcpProxy(nats_broker.port))
+        if whose == "borrowed":
+            times["client"] = await stack.enter_async_context(borrowing(proxy.url("nats")))
+        else:
+            times["servers"] = proxy.url("nats")
+        transport, reports = await stack.enter_async_context(connected(**times))
+        proxy.slow(SLOW)
+        for _ in range(3000):
+            await transport.publish("burst", b"x" * 300)
+        await eventually(lambda: flushed(transport))
+        proxy.slow()
+        assert reports.all == []
+
+
+async def flushed(transport: NatsTransport) -> bool:
+    with contextlib.suppress(TransportError):
+        await transport.flush()
+        return True
+    return False
+
+
+async def test_many_subscriptions_come_back_over_a_slow_path(nats_broker: Broker) -> None:
+    async with TcpProxy(nats_broker.port) as proxy:
+        url = proxy.url("nats")
+        async with connected(url, probe_interval=0.1, probe_timeout=0.4) as (transport, reports):
+            messages, handler = collector()
+            for number in range(25_000):
+                await transport.subscribe(f"slow.path.{number}", ignore)
+            await transport.subscribe("slow.path.last", handler)
+            await transport.flush()
+            proxy.slow(SLOW)
+            proxy.drop()
+            await reports.until(DOWN, UP)
+            proxy.slow()
+            await transport.publish("slow.path.last", b"")
+            await transport.flush()
+            assert messages == [("slow.path.last", b"")]
+            assert reports.states == [DOWN, UP]
+
+
+async def only_talking(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A NATS server that answers for a moment, and then only talks."""
+    writer.write(b'INFO {"server_id":"x","version":"2.10.0","max_payload":1000,"headers":true}\r\n')
+    heard = 0
+    while heard < 5 and (line := await reader.readline()):
+        if line == b"PING\r\n":
+            writer.write(b"PONG\r\n")
+        elif line.startswith(b"PUB _INBOX."):
+            heard += 1
+            writer.write(b"MSG %b 1 0\r\n\r\n" % line.split()[1])
+    with contextlib.suppress(OSError):
+        while not writer.is_closing():
+            writer.write(b"+OK\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+    writer.close()
+
+
+async def test_a_link_that_is_stuck_in_one_direction_is_noticed() -> None:
+    async with await asyncio.start_server(only_talking, "127.0.0.1", 0) as server:
+        url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with connected(url, probe_interval=0.05, probe_timeout=0.1) as (_, reports):
+            started = time.monotonic()
+            assert "has not answered 2 times" in await reports.until(DOWN)
+            assert time.monotonic() - started < 3
+        await eventually(lambda: len(asyncio.all_tasks()) == 1)
 
 
 # A link that is full ----------------------------------------------------------------------

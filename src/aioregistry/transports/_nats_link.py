@@ -48,7 +48,16 @@ _AT_ONCE: Final = 1000
 _BREATHS: Final = 3
 _LOOK: Final = 0.25
 _MISSES: Final = 2
+_MARK_AFTER: Final = 16_384
+"""How many bytes go between two marks: a path that takes longer for them than an echo may take
+is too slow."""
+
+_STRETCH: Final = 5
+"""How many times longer an echo may take while something moves. What moves may be in one direction
+only, so there is an end to it, and after two such echoes the link is lost."""
+
 _AUDIT_INTERVAL: Final = 1.0
+_FRAME: Final = 16
 _CLOSE_GRACE: Final = 0.5
 _DENIAL: Final = re.compile(
     r'permissions violation for (publish|subscription).*?"(\S+)"', re.IGNORECASE
@@ -73,6 +82,10 @@ class Link:
     before it, and that all that came before it has been handled: the driver wakes the tasks
     of its subscriptions in the order of arrival, and each hands over all that it has in one
     go, because nothing in here waits.
+
+    Much may be in front of an echo on a slow path, and the buffers of the operating system hide
+    how it gets on. So there are marks in what is sent, messages to ourselves like the echo: as
+    long as they come back, the link is slow, and not lost.
 
     Args:
         client: the nats-py client: a fresh one to `dial`, or a connected one.
@@ -107,6 +120,8 @@ class Link:
         self._bell = asyncio.Event()
         self._awaited: str | None = None
         self._missed = 0
+        self._unmarked = 0
+        self._moves = (0, 0)
         self._waiting: list[_Caller] = []
         self._riding: list[_Caller] = []
         self._asked: dict[str, Callable[[], None]] = {}
@@ -200,6 +215,8 @@ class Link:
             if number % _AT_ONCE == 0:
                 await asyncio.sleep(0)  # a link that takes them is not congested by them
         answered = await self._echo()
+        while not answered and not self._missed:  # marks came back: there is much in front of it
+            answered = await self._echo()
         self._check_client()  # what answered may have been told to go since
         self.check_lost()
         if not answered:
@@ -228,6 +245,9 @@ class Link:
             self._drop(interest)
             raise
         self._unproven.append(interest.pattern)
+        self._unmarked += len(interest.pattern) + _FRAME
+        if self._unmarked > _MARK_AFTER:
+            await self._mark()
 
     async def detach(self, interest: Interest) -> None:
         """Serve an interest no longer; never raises."""
@@ -260,6 +280,9 @@ class Link:
             await self._wire.publish(subject, payload, reply_to)
         except (Error, OSError) as error:
             raise TransportError(f"cannot publish to {subject!r}: {error}") from error
+        self._unmarked += len(subject) + len(payload) + _FRAME
+        if self._unmarked > _MARK_AFTER:
+            await self._mark()
 
     async def flush(self) -> None:
         """Wait for an echo that is sent from now on; `watch` sends it.
@@ -384,33 +407,59 @@ class Link:
     def _next_reply(self) -> str:
         return f"{self._inbox}.{next(self._numbers)}"
 
+    async def _mark(self) -> None:
+        """Send a message to ourselves that nobody waits for."""
+        self._unmarked = 0
+        if self.lost is None and self._wire.unsent < self._ease_at:  # there it would only wait
+            with contextlib.suppress(Error, OSError):
+                await self._wire.publish(f"{self._inbox}.0", b"", "")
+
     async def _echo(self) -> bool:
         """Send a message to ourselves; whether it came back in time."""
         self._awaited = self._next_reply()
+        self._missed += 1
         self._sent_before, self._sent = self._sent, []
         # A congested link does not carry it, and that is an answer too.
         with contextlib.suppress(TransportError):
             await self.publish(self._awaited, b"")
             self._proving = len(self._unproven)
+            self._unmarked = 0
         look = min(_LOOK, self._patience / 4)
-        return await self._until(lambda: self._awaited is None, self._patience, look)
+        self._has_moved()
+        return await self._until(
+            lambda: self._awaited is None, self._patience, look, self._has_moved
+        )
 
-    async def _until(self, happened: Callable[[], bool], seconds: float, look: float) -> bool:
+    def _has_moved(self) -> bool:
+        """Whether something came in or went out since the last call."""
+        (received, unsent), self._moves = self._moves, (self._wire.received, self._wire.unsent)
+        return self._moves[0] > received or self._moves[1] < unsent
+
+    async def _until(
+        self,
+        happened: Callable[[], bool],
+        seconds: float,
+        look: float,
+        goes_on: Callable[[], bool] = lambda: False,
+    ) -> bool:
         """Wait until something happened or the link is lost; False after `seconds`.
 
-        The driver is looked at every `look` seconds: a borrowed one does not call us.
+        The driver is looked at every `look` seconds: a borrowed one does not call us. The time
+        begins anew as long as `goes_on`, `_STRETCH` times at most.
         """
         # In slices: an event loop that was blocked for long comes back with the deadline and
         # the message both due; then one slice is gone, not all of them.
         look = min(look, seconds)
-        slices = round(seconds / look)
-        while slices and not happened() and self.lost is None:
+        left = slices = round(seconds / look)
+        last = _STRETCH * slices
+        while left and last and not happened() and self.lost is None:
             self._bell.clear()
             try:
                 async with asyncio.timeout(look):
                     await self._bell.wait()
             except TimeoutError:
-                slices -= 1
+                last -= 1
+                left = slices if goes_on() else left - 1
                 self._check_client()
         return happened()
 
@@ -428,7 +477,6 @@ class Link:
 
     def _judge(self, answered: bool) -> None:  # noqa: FBT001 - the outcome, passed on
         if not answered:
-            self._missed += 1
             if self._missed >= _MISSES:
                 self.lose(self._dead())
         elif self._dropping and time.monotonic() - self._audited >= _AUDIT_INTERVAL:
@@ -532,7 +580,7 @@ class Link:
     def _on_denied(self, what: str, subject: str) -> None:
         verb = "publish" if what.lower() == "publish" else "subscribe"
         text = f"the NATS user has no permission to {verb} to {subject!r}"
-        if self._inbox and subject.startswith(self._inbox):
+        if self._inbox and subject.lower().startswith(self._inbox.lower()):
             self.lose(f"{text}; it needs both for '{self._inbox_prefix}>'", permanent=True)
             return
         self._deny(verb, subject, text)

@@ -62,6 +62,7 @@ class BatchParser(Parser):
     Attributes:
         receivers: who takes the messages of a subscription that the driver does not know.
         idle: whether it has taken in all that was read for it.
+        received: grows with what comes in.
         on_error: called with the text of each error of the server; whether it has dealt with it.
             The driver does with the others, which ends the connection in most cases.
     """
@@ -69,6 +70,7 @@ class BatchParser(Parser):
     def __init__(self, client: Client) -> None:
         self.receivers: dict[bytes, Receiver] = {}
         self.idle = False
+        self.received = 0
         self.on_error: Callable[[str], bool] | None = None
         self._client = client
         self._rest = bytearray()
@@ -111,6 +113,7 @@ class BatchParser(Parser):
 
     def _joined(self, data: bytes) -> bytes:
         """The data with what was kept before it; nothing as long as that is not enough."""
+        self.received += len(data)
         if not self._rest:
             return data
         self._rest += data

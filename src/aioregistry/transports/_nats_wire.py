@@ -54,6 +54,11 @@ class Wire(Protocol):
         ...
 
     @property
+    def received(self) -> int:
+        """Grows whenever something comes in, whatever it is."""
+        ...
+
+    @property
     def stuck(self) -> bool:
         """Whether so much waits to be sent that `listen` would wait, maybe for ever."""
         ...
@@ -96,11 +101,18 @@ class DriverWire:
         self.room = _ROOM if owned else min(_ROOM, pending_limit(client) or _ROOM)
         self._client = client
         self._owned = owned
+        self._parser = client.parser if isinstance(client, CarefulClient) else None
 
     @property
     def unsent(self) -> int:
         """See `Wire.unsent`."""
         return unsent(self._client)
+
+    @property
+    def received(self) -> int:
+        """See `Wire.received`."""
+        parser = self._parser
+        return self._client.stats["in_msgs"] if parser is None else parser.received
 
     @property
     def stuck(self) -> bool:
@@ -150,6 +162,7 @@ class DirectWire:
 
     def __init__(self, transport: asyncio.WriteTransport, parser: BatchParser) -> None:
         self.room = _ROOM
+        self._parser = parser
         self._receivers = parser.receivers
         self._sids: dict[Delivery, bytes] = {}
         self._numbers = itertools.count(1)  # the driver has no subscriptions, so none clashes
@@ -159,6 +172,11 @@ class DirectWire:
     def unsent(self) -> int:
         """See `Wire.unsent`."""
         return self._outbox.size
+
+    @property
+    def received(self) -> int:
+        """See `Wire.received`."""
+        return self._parser.received
 
     @property
     def stuck(self) -> bool:

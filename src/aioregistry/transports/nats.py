@@ -71,8 +71,9 @@ class NatsTransport:
             password, or a token, may stand before an `@`.
         client: a connected `nats.aio.client.Client` to borrow, instead of `servers`.
         probe_interval: how often a quiet link is tried, in seconds.
-        probe_timeout: how long the broker has to answer, in seconds. Twice in a row without
-            an answer, and the link counts as lost.
+        probe_timeout: how long the broker has to answer, in seconds, and five times as long
+            while something moves. Twice in a row without an answer, and the link counts as lost,
+            unless part of what was sent has been answered.
         **connect_options: further options of `nats.connect`: `user`, `password`, `token`,
             `user_credentials`, `nkeys_seed`, `tls`, `name`, `connect_timeout`...
 
@@ -206,9 +207,9 @@ class NatsTransport:
 
         Raises:
             TransportError: the link is down or got lost, the broker did not answer within
-                twice the probe timeout, or it refused, for lack of permission or because
-                there are too many subscriptions, something that was published or subscribed
-                to since the last flush.
+                twice the probe timeout (ten times, while something moves), or it refused, for
+                lack of permission or because there are too many subscriptions, something that
+                was published or subscribed to since the last flush.
         """
         await self._require_link().flush()
 
