@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+import redis.asyncio
 from tests.tools import eventually, in_time
 
 from aioregistry import (
@@ -190,6 +192,46 @@ async def test_a_broker_that_hangs_bounds_every_call(make: MakeRegistry, broker:
             await caller.aclose()
     finally:
         broker.thaw()
+
+
+@contextlib.asynccontextmanager
+async def busy_redis(broker: Broker) -> AsyncGenerator[None]:
+    """A script keeps Redis from doing anything else, as long as the block lasts."""
+    async with cast("Any", redis.asyncio.Redis(port=broker.port, protocol=2)) as admin:
+        await admin.config_set("lua-time-limit", 20)
+        script = asyncio.create_task(admin.eval("while true do end", 0))
+        await asyncio.sleep(0.1)
+        try:
+            yield
+        finally:
+            await admin.script_kill()
+            await asyncio.wait([script])
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+async def test_a_redis_that_is_busy_for_a_while_fails_nobody(
+    make: MakeRegistry, broker: Broker
+) -> None:
+    async with make() as provider, make() as caller:
+        await provider.register("old", "10.0.0.5:1")
+        await caller.observe("old")
+        async with busy_redis(broker):
+            pending = asyncio.create_task(provider.register("new", "10.0.0.5:2"))
+            await provider.set_status("old", Status.WARNING)
+            await eventually(lambda: not provider.connected and not caller.connected)
+            with pytest.raises(TransportError, match="BUSY"):
+                await caller.get_service("unknown")
+            watch = caller.watch("new")
+            event = asyncio.create_task(anext(watch))
+            await asyncio.sleep(0.3)
+            assert not pending.done()
+        await asyncio.wait_for(pending, 10)
+        async with asyncio.timeout(10):
+            assert (await event).type is EventType.REGISTERED
+        await eventually(lambda: caller.cached("old")[0].status is Status.WARNING)
+        for registry in (provider, caller):
+            assert (registry.stats().denied, registry.stats().losses) == (0, 1)
+        await watch.aclose()
 
 
 async def test_closing_leaves_no_connection(make: MakeRegistry) -> None:

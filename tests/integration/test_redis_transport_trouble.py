@@ -714,6 +714,80 @@ async def test_a_state_handler_that_raises(
     assert "the state handler of redis://" in caplog.text
 
 
+# ---- trouble that passes
+
+
+@contextlib.asynccontextmanager
+async def busy(broker: Broker, admin: Any) -> AsyncGenerator[None, None]:
+    """A script keeps the server from doing anything else, as long as the block lasts."""
+    await admin.config_set("lua-time-limit", 20)
+    async with cast("Any", redis.asyncio.Redis(port=broker.port, protocol=2)) as other:
+        script = asyncio.create_task(other.eval("while true do end", 0))
+
+        async def has_begun() -> bool:
+            try:
+                await admin.ping()
+            except redis.exceptions.ResponseError as error:
+                return "BUSY" in str(error)
+            return False
+
+        try:
+            await eventually(has_begun)
+            yield
+        finally:
+            await admin.script_kill()
+            await asyncio.wait([script])
+
+
+async def test_a_busy_server_is_a_link_that_is_down(broker: Broker, admin: Any) -> None:
+    states, inbox, later = States(), Inbox(), Inbox()
+    async with connected(broker.url, states, probe_interval=0.05) as transport:
+        await transport.subscribe("busy.*", inbox)
+        await transport.flush()
+        async with busy(broker, admin):
+            await states.become(DOWN)  # nothing but a probe was asked
+            assert "BUSY" in states.reasons[0]
+            await transport.subscribe("busy.later", later)
+            with pytest.raises(TransportError, match="BUSY") as caught:
+                await transport.publish("busy.x", b"")
+            assert not caught.value.permanent
+            await asyncio.sleep(0.3)  # while it is busy, it cannot come back
+            assert states == [DOWN]
+        await states.become(DOWN, UP)
+        assert await hears(transport, "busy.x", inbox)
+        assert await hears(transport, "busy.later", later)
+
+
+def nothing(_connection: object) -> None:
+    """In place of what gives the stream of a connection: as with a driver that hides it."""
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+async def test_what_a_busy_server_does_not_take_is_not_refused(
+    broker: Broker, admin: Any, monkeypatch: pytest.MonkeyPatch, *, hidden: bool
+) -> None:
+    """The commands that meet it are told of the loss, and nothing of a refusal."""
+    if hidden:
+        monkeypatch.setattr("aioregistry.transports._redis_wire.stream_of", nothing)
+    states = States()
+    async with connected(broker.url, states, probe_interval=30) as transport:
+        async with busy(broker, admin):
+            subscribing = asyncio.ensure_future(transport.subscribe("busy.x", Inbox()))
+            calls = [transport.publish("busy.y", b""), transport.unheard(["z"]), transport.flush()]
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            await subscribing
+            await states.become(DOWN)
+        for error in results:
+            if error is not None:
+                assert isinstance(error, TransportError)
+                assert not error.permanent
+                assert not error.subjects
+        assert isinstance(results[-1], TransportError)
+        await states.become(DOWN, UP)
+        for _ in range(2):
+            assert await refusals(transport) == set()
+
+
 class FakeRedis:
     """A server that answers pings, and sends whatever a test wants it to."""
 
@@ -839,9 +913,6 @@ async def test_closing_while_frozen_with_full_buffers(broker: Broker, *, resp3: 
 async def test_a_driver_that_hides_its_stream(
     broker: Broker, admin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nothing(_connection: object) -> None:
-        pass
-
     monkeypatch.setattr("aioregistry.transports._redis_wire.stream_of", nothing)
     async with connected(broker.url) as transport:
         await transport.flush()

@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from aioregistry.transports._redis_wire import DirectWire, Push
 from tests.property.connections import Connection, cut
@@ -21,6 +22,7 @@ REFUSALS: list[tuple[str, type[RedisError]]] = [
     ("ERR", ResponseError),
     ("NOPERM", NoPermissionError),
     ("NOAUTH", AuthenticationError),
+    ("BUSY", RedisConnectionError),
 ]
 
 
@@ -62,7 +64,7 @@ def replies(draw: st.DrawFn) -> tuple[bytes, Reply]:
         return b"$-1\r\n", None
     reason = draw(plain)
     code, error = draw(st.sampled_from(REFUSALS))
-    shown = f"ERR {reason}" if error is ResponseError else reason
+    shown = reason if error in (NoPermissionError, AuthenticationError) else f"{code} {reason}"
     return f"-{code} {reason}\r\n".encode(), (error, shown)
 
 

@@ -20,6 +20,7 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ._connection import Tap
 
@@ -34,7 +35,7 @@ Reply: TypeAlias = Any
 Push: type[Any] | None = getattr(hiredis, "PushNotification", None)
 """What is no answer in RESP3, such as a message; older versions of hiredis cannot tell."""
 
-_REFUSALS: dict[str, type[RedisError]] = {
+_ERRORS: dict[str, type[RedisError]] = {
     "LOADING": BusyLoadingError,
     "NOAUTH": AuthenticationError,
     "NOPERM": NoPermissionError,
@@ -157,7 +158,7 @@ class DirectWire(Tap):
     ) -> None:
         super().__init__(transport)
         self.reads_resp3 = Push is not None
-        self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=_refusal)
+        self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=_error)
         self._on_reply = on_reply
         self._on_end = on_end
         self._ended = False
@@ -256,8 +257,8 @@ class DriverWire:
             while True:
                 try:
                     reply = await read(disconnect_on_error=False)
-                except ResponseError as refusal:
-                    reply = refusal
+                except ResponseError as error:
+                    reply = _judged(error)
                 on_reply(reply)
         except Exception as error:  # noqa: BLE001 - a reader that ends unheard is a dead link
             self._on_end(error)
@@ -287,8 +288,25 @@ class DriverWire:
         return b"".join(pieces)
 
 
-def _refusal(text: str) -> RedisError:
-    """What Redis refuses, as the driver would put it."""
+def _error(text: str) -> RedisError:
+    """What Redis does not do, as the driver would put it, if it will never do it.
+
+    All other codes (BUSY, MASTERDOWN, READONLY, OOM, ...) are about the state of the server,
+    and that passes: no refusal, but the end of a link, which is then made anew.
+    """
     code, _, rest = text.partition(" ")
-    kind = _REFUSALS.get(code)
-    return ResponseError(text) if kind is None else kind(rest)
+    kind = _ERRORS.get(code)
+    if kind is not None:
+        return kind(rest)
+    return ResponseError(text) if code == "ERR" else RedisConnectionError(text)
+
+
+def _judged(error: ResponseError) -> RedisError:
+    """The same for what the driver has put into its words.
+
+    It has classes for many codes and then leaves the code out, as it does with ERR.
+    """
+    code, _, _ = str(error).partition(" ")
+    if type(error) is ResponseError and (code == "ERR" or not code.isupper()):
+        return error
+    return error if isinstance(error, NoPermissionError) else RedisConnectionError(str(error))
