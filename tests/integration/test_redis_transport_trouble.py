@@ -788,6 +788,33 @@ async def test_what_a_busy_server_does_not_take_is_not_refused(
             assert await refusals(transport) == set()
 
 
+async def test_a_server_that_cannot_save_is_well_enough(tmp_path: Path) -> None:
+    """Then it answers PING with an error, and does all the rest that is asked of it."""
+    folder, states, inbox = tmp_path / "gone", States(), Inbox()
+    folder.mkdir()
+    async with (
+        serving("--dir", str(folder), "--save", "900 1") as broker,
+        cast("Any", redis.asyncio.Redis(port=broker.port, protocol=2)) as admin,
+        connected(broker.url, states, probe_interval=0.05) as transport,
+    ):
+        folder.rmdir()
+        await admin.bgsave()
+
+        async def has_failed() -> bool:
+            try:
+                return not await admin.ping()
+            except redis.exceptions.ResponseError as error:
+                return "MISCONF" in str(error)
+
+        await eventually(has_failed)
+        await transport.subscribe("unsaved", inbox)
+        assert await hears(transport, "unsaved", inbox)
+        await asyncio.sleep(0.2)  # some probes
+        assert states == []
+        async with connected(broker.url) as another:
+            await another.flush()
+
+
 class FakeRedis:
     """A server that answers pings, and sends whatever a test wants it to."""
 

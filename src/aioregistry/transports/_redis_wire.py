@@ -41,6 +41,7 @@ _ERRORS: dict[str, type[RedisError]] = {
     "NOPERM": NoPermissionError,
     "WRONGPASS": AuthenticationError,
 }
+_LASTING = ("ERR", "MISCONF")  # no reason to give the link up: it would be the same on the next
 _BATCH_BYTES = 256 * 2**10
 
 
@@ -298,7 +299,7 @@ def _error(text: str) -> RedisError:
     kind = _ERRORS.get(code)
     if kind is not None:
         return kind(rest)
-    return ResponseError(text) if code == "ERR" else RedisConnectionError(text)
+    return ResponseError(text) if code in _LASTING else RedisConnectionError(text)
 
 
 def _judged(error: ResponseError) -> RedisError:
@@ -307,6 +308,6 @@ def _judged(error: ResponseError) -> RedisError:
     It has classes for many codes and then leaves the code out, as it does with ERR.
     """
     code, _, _ = str(error).partition(" ")
-    if type(error) is ResponseError and (code == "ERR" or not code.isupper()):
+    if type(error) is ResponseError and (code in _LASTING or not code.isupper()):
         return error
     return error if isinstance(error, NoPermissionError) else RedisConnectionError(str(error))
