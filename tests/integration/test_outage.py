@@ -234,6 +234,43 @@ async def test_a_redis_that_is_busy_for_a_while_fails_nobody(
         await watch.aclose()
 
 
+async def until_role(admin: Any, wanted: bytes) -> None:
+    """Wait until a server has a role, and as a replica all data."""
+    async with asyncio.timeout(20):
+        while True:
+            role = await admin.role()
+            if role[0] == wanted and (wanted == b"master" or role[3] == b"connected"):
+                return
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+async def test_nobody_expires_for_whoever_is_left_on_a_demoted_redis(
+    make: MakeRegistry, broker: Broker, prefix: str
+) -> None:
+    starting = redis_server("--replicaof", f"127.0.0.1 {broker.port}")
+    replica = await asyncio.to_thread(starting.__enter__)
+    try:
+        async with (
+            make() as left,
+            cast("Any", redis.asyncio.Redis(port=broker.port, protocol=2)) as admin,
+            cast("Any", redis.asyncio.Redis(port=replica.port, protocol=2)) as its_admin,
+        ):
+            await left.observe("x")
+            await until_role(its_admin, b"slave")
+            await admin.execute_command("FAILOVER")
+            await until_role(its_admin, b"master")
+            async with Registry(replica.url, prefix=prefix) as provider:
+                await provider.register("x", "10.0.0.5:1")
+                await eventually(lambda: not left.connected)
+                assert "is a replica" in left.stats().detail
+                await asyncio.sleep(3)  # longer than a crash takes to be seen
+                assert left.stats().expired == 0
+                assert left.stats().losses == 1
+    finally:
+        await asyncio.to_thread(starting.__exit__, None, None, None)
+
+
 async def test_closing_leaves_no_connection(make: MakeRegistry) -> None:
     before = sockets()
     for _ in range(3):

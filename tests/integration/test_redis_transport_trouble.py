@@ -13,6 +13,7 @@ import pytest
 import redis
 import redis.asyncio
 import trustme
+from redis.exceptions import ResponseError
 from tests.tools import WITHOUT_RESP3
 
 from aioregistry.errors import TransportError
@@ -281,7 +282,9 @@ def app_url(broker: Broker) -> str:
     return f"redis://app:word@127.0.0.1:{broker.port}"
 
 
-async def test_a_user_with_the_documented_rights(broker: Broker, admin: Any) -> None:
+async def test_a_user_with_the_documented_rights(
+    broker: Broker, admin: Any, *, resp3: bool
+) -> None:
     await restrict(admin)
     async with connected(app_url(broker)) as transport:
         await transport.flush()
@@ -296,7 +299,8 @@ async def test_a_user_with_the_documented_rights(broker: Broker, admin: Any) -> 
         assert one == ["registry.ping.orders"]
         assert await transport.unheard(["registry.alive.x"]) == {"registry.alive.x"}
         await subscription.unsubscribe()
-    assert [entry for entry in await admin.acl_log() if entry["username"] == "app"] == []
+    denied = [entry["object"] for entry in await admin.acl_log() if entry["username"] == "app"]
+    assert denied == ([] if resp3 else ["role"])  # a server that has users has HELLO, too
 
 
 async def test_a_refused_subscription(broker: Broker, admin: Any) -> None:
@@ -727,7 +731,7 @@ async def busy(broker: Broker, admin: Any) -> AsyncGenerator[None, None]:
         async def has_begun() -> bool:
             try:
                 await admin.ping()
-            except redis.exceptions.ResponseError as error:
+            except ResponseError as error:
                 return "BUSY" in str(error)
             return False
 
@@ -803,7 +807,7 @@ async def test_a_server_that_cannot_save_is_well_enough(tmp_path: Path) -> None:
         async def has_failed() -> bool:
             try:
                 return not await admin.ping()
-            except redis.exceptions.ResponseError as error:
+            except ResponseError as error:
                 return "MISCONF" in str(error)
 
         await eventually(has_failed)
@@ -813,6 +817,90 @@ async def test_a_server_that_cannot_save_is_well_enough(tmp_path: Path) -> None:
         assert states == []
         async with connected(broker.url) as another:
             await another.flush()
+
+
+# ---- replicas
+
+
+@contextlib.asynccontextmanager
+async def replica_of(
+    primary: Broker, admin: Any, *options: str
+) -> AsyncGenerator[tuple[Broker, Any], None]:
+    """A server that follows another, and a client of it."""
+    await admin.config_set("repl-diskless-sync-delay", 0)
+    async with (
+        serving(*options) as replica,
+        cast("Any", redis.asyncio.Redis(port=replica.port, protocol=2)) as its_admin,
+    ):
+        await its_admin.replicaof("127.0.0.1", primary.port)
+
+        async def follows() -> bool:
+            return bool((await its_admin.info("replication"))["master_link_status"] == "up")
+
+        await eventually(follows)
+        yield replica, its_admin
+
+
+@pytest.fixture
+def options(*, resp3: bool) -> tuple[str, ...]:
+    """Those of a server such as `broker`."""
+    return () if resp3 else WITHOUT_RESP3
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+async def test_a_replica_is_refused(
+    broker: Broker,
+    admin: Any,
+    options: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    hidden: bool,
+) -> None:
+    if hidden:
+        monkeypatch.setattr("aioregistry.transports._redis_wire.stream_of", nothing)
+    async with replica_of(broker, admin, *options) as (replica, its_admin):
+        transport = RedisTransport(replica.url)
+        with pytest.raises(TransportError, match=r"is a replica.*the primary") as caught:
+            await transport.connect(States())
+        assert not caught.value.permanent
+        assert replica.url in str(caught.value)
+        await its_admin.replicaof("NO", "ONE")
+        await transport.connect(States())
+        await transport.flush()
+        await transport.aclose()
+
+
+async def test_a_primary_that_becomes_a_replica(
+    broker: Broker, admin: Any, options: tuple[str, ...]
+) -> None:
+    states, inbox = States(), Inbox()
+    async with (
+        connected(broker.url, states, probe_interval=0.05) as transport,
+        replica_of(broker, admin, *options) as (_, its_admin),
+    ):
+        await transport.subscribe("role", inbox)
+        await admin.execute_command("FAILOVER")
+        await states.become(DOWN)
+        assert "is a replica" in states.reasons[0]
+
+        async def leads() -> bool:
+            return bool((await its_admin.role())[0] == b"master")
+
+        await eventually(leads)
+        await its_admin.execute_command("FAILOVER")
+        await states.become(DOWN, UP)
+        assert await hears(transport, "role", inbox)
+
+
+async def test_whoever_may_not_ask_for_the_role_goes_without(broker: Broker, admin: Any) -> None:
+    await restrict(admin)
+    states = States()
+    async with connected(app_url(broker), states, probe_interval=0.02) as transport:
+        await asyncio.sleep(0.2)
+        await transport.flush()
+    assert states == []
+    denied = [entry for entry in await admin.acl_log() if entry["username"] == "app"]
+    assert sum(int(entry["count"]) for entry in denied) <= 1
 
 
 class FakeRedis:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import itertools
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from redis.exceptions import RedisError, ResponseError
 
@@ -31,6 +31,10 @@ _MESSAGES = (b"message", b"pmessage")
 # What RESP3 marks as no answer although it is one; everything else so marked is none, and no
 # concern of ours.
 _CONFIRMATIONS = (b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe")
+# What tells the role of a server on a link without subscriptions: as long as HELLO is known, every
+# user may say it; before, there were no users.
+_ROLE_ON_OLD_LINKS = ((b"HELLO", b"2"), (b"ROLE",))
+_REPLICA = (b"replica", b"slave")
 _BUSY_FROM = 1024
 _MAX_WAITING = 131_072
 _MAX_UNSENT_BYTES = 64 * 2**20
@@ -71,6 +75,7 @@ class Link:
         self._received = 0
         self._tokens = itertools.count()
         self._wire: Wire | None = None
+        self._asks_role: tuple[bytes, ...] = ()  # nothing, where that is not to be had
 
     @property
     def congested(self) -> bool:
@@ -95,20 +100,32 @@ class Link:
 
         Raises:
             RedisError: as the driver has it.
-            OSError: likewise.
+            OSError: likewise; or the server is a replica.
         """
         await self._connection.connect()
         self._wire = wire_of(self._connection, self._take, self._lose)
         # A server that wants a password lets a client without one in, and refuses only now.
         pong = self.ping()
-        if self._messages_are is not None and self._wire.reads_resp3:
+        if self._messages_are is None:
+            await self._learn_role(*_ROLE_ON_OLD_LINKS)
+        elif self._wire.reads_resp3:
             # Before Redis 6 nobody knows it, and it may be forbidden.
-            reply = await self.request(b"HELLO", b"3")
-            if not isinstance(reply, Exception):
-                self.resp3, self._messages_are = True, Push
+            self.resp3 = await self._learn_role((b"HELLO", b"3"))
+            if self.resp3:
+                self._messages_are = Push
         reply = await pong
         if isinstance(reply, Exception):
             raise reply
+
+    async def _learn_role(self, *commands: tuple[bytes, ...]) -> bool:
+        """Find the first of these that Redis takes: later, `answers` asks it too."""
+        for command in commands:
+            reply = await self.request(*command)
+            if not isinstance(reply, Exception):
+                self._asks_role = command
+                _check_role(reply)
+                return True
+        return False
 
     def send(
         self, *command: bytes, on_reply: OnReply, echo: bytes | None = None, hold: bool = False
@@ -152,7 +169,12 @@ class Link:
         return self.request(b"PING", token, echo=token)
 
     async def answers(self, within: float) -> bool:
-        """Ask for a sign of life; False after `within` seconds of silence."""
+        """Ask for a sign of life; False after `within` seconds of silence.
+
+        The link is lost if the server has become a replica.
+        """
+        if self._asks_role:
+            self.send(*self._asks_role, on_reply=_check_role, hold=True)
         pong = self.ping()
         while True:
             received = self._received
@@ -218,6 +240,18 @@ class Link:
 
 def _drop(_message: list[bytes]) -> None:
     """A link without subscriptions gets no messages."""
+
+
+def _check_role(reply: Reply) -> None:
+    """End the link to a server that says to be a replica.
+
+    What is published there stays there, and it does not know who is subscribed elsewhere: the
+    living would be heard by some only, and be taken for dead.
+    """
+    # A map in RESP3; in RESP2 names and values in turn, or, from ROLE, the role and its details.
+    words = cast("dict[bytes, Reply]", reply).values() if isinstance(reply, dict) else reply
+    if not isinstance(words, Exception) and any(word in _REPLICA for word in words):
+        raise ConnectionError("it is a replica, whose messages stay there; connect to the primary")
 
 
 def _packed(command: tuple[bytes, ...]) -> bytes:

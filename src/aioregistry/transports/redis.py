@@ -47,8 +47,10 @@ class RedisTransport:
     one client get their own copy of every message. Servers before Redis 6, and versions of
     hiredis before 3.2, take two connections, one for commands and one for messages.
 
-    A connection is asked for a sign of life every `probe_interval` seconds. When one is lost,
-    all are rebuilt, for ever, with pauses that grow to a second.
+    A connection is asked for a sign of life every `probe_interval` seconds, and the server
+    whether it is still a primary: a replica, whose messages stay there, is a link that is lost
+    (before Redis 6 only where ROLE is allowed). When a connection is lost, all are rebuilt, for
+    ever, with pauses that grow to a second.
 
     With an ACL, the user needs `+publish +subscribe +unsubscribe +psubscribe +punsubscribe
     +ping +pubsub|numsub +pubsub|channels`, and its channels must name every glob letter by
