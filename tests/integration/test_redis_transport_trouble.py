@@ -18,6 +18,7 @@ from tests.tools import WITHOUT_RESP3
 
 from aioregistry.errors import TransportError
 from aioregistry.testing.brokers import Broker, redis_server
+from aioregistry.testing.proxy import TcpProxy
 from aioregistry.transports.base import LinkState
 from aioregistry.transports.redis import RedisTransport
 
@@ -681,6 +682,86 @@ async def test_a_blocked_event_loop_is_no_silence(broker: Broker) -> None:
             time.sleep(0.5)  # noqa: ASYNC251 - the very thing
         assert await hears(transport, "blocked", inbox)
     assert states == []
+
+
+@contextlib.asynccontextmanager
+async def one_way_proxy(broker: Broker) -> AsyncGenerator[tuple[str, asyncio.Event], None]:
+    """Passes everything on, towards the broker only while the event is set; gives its URL."""
+    way_up, always, pumps = asyncio.Event(), asyncio.Event(), list[asyncio.Task[None]]()
+    way_up.set()
+    always.set()
+
+    async def pump(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := await reader.read(65536):
+                await gate.wait()
+                writer.write(chunk)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind, ahead = await asyncio.open_connection("127.0.0.1", broker.port)
+        pumps.append(asyncio.create_task(pump(reader, ahead, way_up)))
+        pumps.append(asyncio.create_task(pump(behind, writer, always)))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", way_up
+    finally:
+        way_up.set()
+        server.close()
+        await asyncio.wait(pumps)
+
+
+async def test_messages_alone_are_no_sign_that_we_are_heard(
+    broker: Broker, admin: Any, *, resp3: bool
+) -> None:
+    states, inbox = States(), Inbox()
+
+    async def tick() -> None:
+        while True:
+            await admin.publish("tick", b"")
+            await asyncio.sleep(0.01)
+
+    async with (
+        one_way_proxy(broker) as (url, way_up),
+        connected(url, states, probe_interval=0.05, probe_timeout=0.1) as transport,
+    ):
+        await transport.subscribe("tick", inbox)
+        await transport.flush()
+        ticking = asyncio.create_task(tick())
+        try:
+            await asyncio.sleep(0.1)
+            way_up.clear()
+            began, before = time.monotonic(), len(inbox)
+            await states.become(DOWN)
+            took = time.monotonic() - began
+            assert took < 3
+            if resp3:  # over two connections, that for commands is silent
+                assert took > 0.5, "messages may well be ahead of an answer"
+                assert len(inbox) > before + 10
+            way_up.set()
+            await states.become(DOWN, UP)
+        finally:
+            way_up.set()
+            ticking.cancel()
+
+
+async def test_answers_are_a_sign_that_we_are_heard_however_late(broker: Broker) -> None:
+    """The probe is behind much else that was sent, on a path that is slow."""
+    states = States()
+    async with (
+        TcpProxy(broker.port) as proxy,
+        connected(proxy.url("redis"), states, probe_interval=0.05, probe_timeout=0.1) as transport,
+    ):
+        proxy.slow(1_500_000)
+        began = time.monotonic()
+        for number in range(400):
+            await transport.publish(f"late.{number}", b"x" * 10_000)
+        await transport.flush()
+        assert time.monotonic() - began > 1.5, "longer than messages alone would do"
+        assert states == []
 
 
 async def test_a_slow_consumer_that_was_cut_off(broker: Broker, admin: Any) -> None:

@@ -40,6 +40,7 @@ _MAX_WAITING = 131_072
 _MAX_UNSENT_BYTES = 64 * 2**20
 _CLOSE_TIMEOUT = 0.5
 _SLICES = 4
+_ONE_WAY = 10
 
 
 class Link:
@@ -72,7 +73,7 @@ class Link:
         # begins with a word of its own; in RESP3 that of an answer may be anything.
         self._messages_are: type[Any] | None = None if on_message is None else list
         self._waiting: deque[tuple[OnReply, bytes | None]] = deque()
-        self._received = 0
+        self._received = self._answered = 0
         self._tokens = itertools.count()
         self._wire: Wire | None = None
         self._asks_role: tuple[bytes, ...] = ()  # nothing, where that is not to be had
@@ -80,10 +81,7 @@ class Link:
     @property
     def congested(self) -> bool:
         """Whether so much waits for Redis that more would only wait longer."""
-        wire = self._wire
-        return wire is not None and (
-            len(self._waiting) >= _MAX_WAITING or wire.unsent >= _MAX_UNSENT_BYTES
-        )
+        return len(self._waiting) >= _MAX_WAITING or self._unsent >= _MAX_UNSENT_BYTES
 
     @property
     def busy(self) -> bool:
@@ -94,6 +92,10 @@ class Link:
     def idle(self) -> bool:
         """Whether Redis has answered everything."""
         return not self._waiting
+
+    @property
+    def _unsent(self) -> int:
+        return 0 if self._wire is None else self._wire.unsent
 
     async def open(self) -> None:
         """Connect, authenticate, and see one answer.
@@ -169,23 +171,34 @@ class Link:
         return self.request(b"PING", token, echo=token)
 
     async def answers(self, within: float) -> bool:
-        """Ask for a sign of life; False after `within` seconds of silence.
+        """Ask for a sign of life, and whether the server is still a primary; else the link is lost.
 
-        The link is lost if the server has become a replica.
+        False after `within` seconds of silence, and where `_comes` gives up.
         """
         if self._asks_role:
             self.send(*self._asks_role, on_reply=_check_role, hold=True)
-        pong = self.ping()
-        while True:
-            received = self._received
+        return await self._comes(self.ping(), within)
+
+    async def _comes(self, reply: asyncio.Future[Reply], within: float) -> bool:
+        """Wait for a reply as long as the link gets on towards it.
+
+        False after `within` seconds of silence; and after ten times as long in which messages
+        came, and nothing that we sent was answered or left: they come to the unheard, too.
+        """
+        rounds = 0
+        while rounds < _ONE_WAY:
+            received, answered, unsent = self._received, self._answered, self._unsent
             for _ in range(_SLICES):
                 # In slices, since an event loop that was blocked for long comes back with
                 # the deadline and the answer both due: one slice is gone then, not all.
-                await asyncio.wait((pong,), timeout=within / _SLICES)
-                if pong.done():
+                await asyncio.wait((reply,), timeout=within / _SLICES)
+                if reply.done():
                     return True
             if received == self._received:
                 return False
+            heard = answered != self._answered or unsent > self._unsent
+            rounds = 0 if heard else rounds + 1
+        return False
 
     def cut(self) -> None:
         """End everything at once; `aclose` waits until it has ended."""
@@ -227,6 +240,7 @@ class Link:
         if echo is not None and not _echoes(reply, echo):
             raise RedisError(f"Redis sent a reply to something else: {reply!r:.200}")
         self._waiting.popleft()
+        self._answered += 1
         on_reply(reply)
 
     def _lose(self, reason: Exception) -> None:
