@@ -764,6 +764,75 @@ async def test_answers_are_a_sign_that_we_are_heard_however_late(broker: Broker)
         assert states == []
 
 
+MANY = 8_000
+
+
+async def subscribe_to_many(transport: RedisTransport, inbox: Inbox) -> None:
+    await asyncio.gather(
+        *(transport.subscribe(f"restored.{number}", inbox) for number in range(MANY))
+    )
+    await transport.flush()
+
+
+async def test_restoring_takes_as_long_as_it_gets_on(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aioregistry.transports._redis_keeper._CONNECT_TIMEOUT", 1.0)
+    states, inbox = States(), Inbox()
+    async with (
+        TcpProxy(broker.port) as proxy,
+        connected(proxy.url("redis"), states) as transport,
+    ):
+        await subscribe_to_many(transport, inbox)
+        proxy.slow(200_000)
+        began = time.monotonic()
+        proxy.drop()
+        await states.become(DOWN, UP)
+        assert time.monotonic() - began > 1.5, "longer than an attempt to connect may take"
+        proxy.slow()
+        assert await hears(transport, f"restored.{MANY - 1}", inbox)
+        assert await hears(transport, "restored.0", inbox)
+
+
+async def test_restoring_that_gets_stuck_is_begun_anew(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aioregistry.transports._redis_keeper._CONNECT_TIMEOUT", 1.0)
+    states, inbox = States(), Inbox()
+    async with (
+        TcpProxy(broker.port) as proxy,
+        connected(proxy.url("redis"), states) as transport,
+    ):
+        await subscribe_to_many(transport, inbox)
+        proxy.slow(200_000)
+        proxy.drop()
+        await asyncio.sleep(0.8)
+        proxy.freeze()
+        await asyncio.sleep(3)
+        proxy.slow()
+        proxy.thaw()
+        await states.become(DOWN, UP)
+        assert await hears(transport, f"restored.{MANY - 1}", inbox)
+
+
+async def test_closing_while_restoring(broker: Broker) -> None:
+    states = States()
+    async with TcpProxy(broker.port) as proxy:
+        async with connected(proxy.url("redis"), states) as transport:
+            await subscribe_to_many(transport, Inbox())
+            proxy.slow(100_000)
+            proxy.drop()
+            await asyncio.sleep(0.8)
+            assert states == [DOWN]
+            assert proxy.connections
+        proxy.slow()
+
+        async def nothing_open() -> bool:
+            return not proxy.connections
+
+        await eventually(nothing_open)
+
+
 async def test_a_slow_consumer_that_was_cut_off(broker: Broker, admin: Any) -> None:
     await admin.config_set("client-output-buffer-limit", "pubsub 256kb 0 0")
     states, inbox = States(), Inbox()

@@ -192,9 +192,9 @@ class Keeper:
                     commands = Link(new_connection(self._pool))
                     self._links = (commands, feed)
                     await commands.open()
-                # From here on `subscribe` sees to its own; what was there before is restored.
-                self.feed = feed
-                await self._restore(feed)
+            # From here on `subscribe` sees to its own; what was there before is restored.
+            self.feed = feed
+            await self._restore(feed)
         except Exception as error:
             late = TransportError(self._no_answer(_CONNECT_TIMEOUT))
             failure = late if deadline.expired() else explained(self._address, error)
@@ -204,10 +204,11 @@ class Keeper:
         self._commands = commands
 
     async def _restore(self, feed: Link) -> None:
-        routes = tuple(self._routes)
-        if not routes:
-            return
-        await asyncio.wait([self._ask(route, feed) for route in routes])
+        """Subscribe to everything, for as long as that gets on: many on a slow path take long."""
+        asked = [self._ask(route, feed) for route in self._routes]
+        # Redis answers in order, so the last answer comes after all others.
+        if asked and not await feed.comes(asked[-1], _CONNECT_TIMEOUT):
+            raise TransportError(self._no_answer(_CONNECT_TIMEOUT))
         if feed.lost.done():
             raise feed.lost.result()
 

@@ -173,13 +173,13 @@ class Link:
     async def answers(self, within: float) -> bool:
         """Ask for a sign of life, and whether the server is still a primary; else the link is lost.
 
-        False after `within` seconds of silence, and where `_comes` gives up.
+        False after `within` seconds of silence, and where `comes` gives up.
         """
         if self._asks_role:
             self.send(*self._asks_role, on_reply=_check_role, hold=True)
-        return await self._comes(self.ping(), within)
+        return await self.comes(self.ping(), within)
 
-    async def _comes(self, reply: asyncio.Future[Reply], within: float) -> bool:
+    async def comes(self, reply: asyncio.Future[Reply], within: float) -> bool:
         """Wait for a reply as long as the link gets on towards it.
 
         False after `within` seconds of silence; and after ten times as long in which messages

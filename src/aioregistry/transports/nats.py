@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from nats.aio.client import DEFAULT_CONNECT_TIMEOUT, Client
 
 from aioregistry.errors import TransportError
-from aioregistry.settings import check_duration
+from aioregistry.limits import check_duration
 from aioregistry.transports._nats_delivery import Interest
 from aioregistry.transports._nats_driver import MANAGED_OPTIONS, CarefulClient, wants_tls
 from aioregistry.transports._nats_link import Link

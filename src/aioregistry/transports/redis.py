@@ -119,6 +119,9 @@ class RedisTransport:
     async def connect(self, on_state: StateHandler) -> None:
         """Make one attempt to connect, of at most 3 seconds; see `Transport.connect`.
 
+        What was subscribed to before comes on top of that, for as long as Redis goes on
+        confirming it: three seconds of silence end the attempt.
+
         A cancellation leaves nothing open; it may be called again then.
 
         Raises:
