@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import ResponseError
 
 from aioregistry.errors import TransportError
+from aioregistry.limits import check_duration
 from aioregistry.subjects import matches
 
 from ._redis_driver import address_of, pool_of
@@ -82,8 +83,8 @@ class RedisTransport:
         probe_timeout: float = 1.5,
         **connection_options: Any,
     ) -> None:
-        _check_seconds("probe_interval", probe_interval)
-        _check_seconds("probe_timeout", probe_timeout)
+        check_duration("probe_interval", probe_interval)
+        check_duration("probe_timeout", probe_timeout)
         pool = pool_of(url, client, connection_options)
         self._address = address_of(pool)
         self._routes = Routes()
@@ -320,8 +321,3 @@ def _chunks(subjects: Collection[str]) -> Iterator[tuple[str, ...]]:
     left = iter(subjects)
     while some := tuple(itertools.islice(left, _SUBJECTS_PER_LOOK)):
         yield some
-
-
-def _check_seconds(name: str, value: float) -> None:
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be a positive number of seconds, not {value!r}")
