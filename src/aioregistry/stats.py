@@ -26,7 +26,8 @@ class Stats:
         announcements_received: valid announcements received.
         withdrawals_received: valid withdrawals received.
         pings_received: pings received for services of this registry.
-        denied: messages and subscriptions that the broker refused, for lack of permission.
+        denied: messages and subscriptions that the broker refused: it does not allow them, or
+            takes no more.
         malformed: messages dropped because they were none.
         late: messages dropped because their incarnation was already gone.
         rejected: announcements that `accept` did not let in.

@@ -679,6 +679,22 @@ async def test_a_frozen_broker_is_noticed_and_welcome_back(broker: Broker) -> No
         assert messages == [("thaw", b"1")]
 
 
+async def test_a_frozen_broker_is_noticed_though_somebody_flushes_all_the_time(
+    broker: Broker,
+) -> None:
+    async with connected(broker.url, probe_interval=0.1, probe_timeout=0.2) as (transport, reports):
+        freeze(broker)
+        flushes: list[asyncio.Task[None]] = []
+        for _ in range(100):
+            if DOWN in [state for state, _ in reports.all]:
+                break
+            flushes.append(asyncio.create_task(transport.flush()))
+            await asyncio.sleep(0.02)
+        assert DOWN in [state for state, _ in reports.all]
+        assert all(await asyncio.gather(*flushes, return_exceptions=True))
+        broker.thaw()
+
+
 async def test_a_blocked_event_loop_is_no_loss(nats_broker: Broker) -> None:
     async with connected(nats_broker.url, probe_interval=0.05, probe_timeout=0.2) as (
         transport,

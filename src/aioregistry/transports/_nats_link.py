@@ -452,12 +452,15 @@ class Link:
         look = min(look, seconds)
         left = slices = round(seconds / look)
         last = _STRETCH * slices
+        clock = asyncio.get_running_loop().time
+        end = clock() + look
         while left and last and not happened() and self.lost is None:
             self._bell.clear()
             try:
-                async with asyncio.timeout(look):
+                async with asyncio.timeout_at(end):  # however often the bell rings meanwhile
                     await self._bell.wait()
             except TimeoutError:
+                end = clock() + look
                 last -= 1
                 left = slices if goes_on() else left - 1
                 self._check_client()
