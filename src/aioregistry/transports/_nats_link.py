@@ -374,9 +374,10 @@ class Link:
 
     async def _listen(self, delivery: Delivery) -> None:
         pattern = delivery.interest.pattern
-        await self._breathe()
-        if self.lost is not None:
-            return
+        if self._wire.stuck:
+            await self._breathe()
+            if self.lost is not None:
+                return
         if self._wire.stuck:
             raise TransportError(f"cannot subscribe to {pattern!r}: the link is congested")
         try:
