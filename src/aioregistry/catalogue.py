@@ -502,7 +502,7 @@ class Catalogue:
             return None
         service = message.service(metadata, self._shared.texts.__getitem__)
         if not texts_fit(service):
-            self._refuse("one of its fields is too long")
+            self._refuse("one of its fields is too long, or holds a control character")
             return None
         if service.name not in self._views and not is_name(service.name):
             self._refuse("its name cannot be one")

@@ -18,7 +18,7 @@ MAX_TOMBSTONES: Final = 10_000
 
 
 class Tombstones(dict[str, float]):
-    """Until when each incarnation stays dead, on the caller's clock; ordered by that time.
+    """Until when each incarnation stays dead, on the caller's clock; the last one buried is last.
 
     A dict, so that to ask for a new instance whether it is in here costs no call.
     """

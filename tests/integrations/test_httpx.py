@@ -296,7 +296,7 @@ async def test_a_transport_that_reads_its_responses(
 
     class Reading:
         def __init__(self) -> None:
-            self._own = library.AsyncHTTPTransport()
+            self._own = library.AsyncHTTPTransport(verify=False)  # it reads no files then
 
         async def handle_async_request(self, request: Any) -> Any:
             got = await self._own.handle_async_request(request)
@@ -341,7 +341,7 @@ async def test_who_has_no_connection_free_moves_any_request_on(
 
     busy, other = Instance("busy", drip), Instance("other")
     limits = library.Limits(max_connections=1)
-    make = partial(library.AsyncHTTPTransport, limits=limits)
+    make = partial(library.AsyncHTTPTransport, verify=False, limits=limits)
     balanced = transport(
         registry, balancer=RoundRobin(), policy=Policy(failures=1), make_transport=make
     )
@@ -371,7 +371,7 @@ async def test_when_all_connections_of_all_are_in_use_the_wait_is_as_long_as_it_
         began = time.monotonic()
         with pytest.raises(library.PoolTimeout, match=r"(10\.0\.0\.\d:80 .*){4}"):
             await client.get("http://orders/")
-        assert 0.3 <= time.monotonic() - began < 0.3 + 0.4
+        assert 0.3 <= time.monotonic() - began < 1.0  # and not that of each: 1.2
 
 
 @pytest.mark.parametrize("at_once", [1, 10])
@@ -382,7 +382,8 @@ async def test_a_pool_whose_connections_are_lost_is_replaced(
     made: list[Any] = []
 
     def make() -> Any:
-        made.append(library.AsyncHTTPTransport() if made else Full(library.PoolTimeout))
+        own = partial(library.AsyncHTTPTransport, verify=False)  # it reads no files then
+        made.append(own() if made else Full(library.PoolTimeout))
         return made[-1]
 
     balanced = transport(registry, make_transport=make)
@@ -408,7 +409,7 @@ async def test_connections_that_the_library_has_lost(
     more = asyncio.Event()
     instance = Instance("x")
     limits = library.Limits(max_connections=2, keepalive_expiry=0.0)
-    make = partial(library.AsyncHTTPTransport, limits=limits)
+    make = partial(library.AsyncHTTPTransport, verify=False, limits=limits)
     balanced = transport(registry, make_transport=make)
     async with running(instance), library.AsyncClient(transport=balanced, timeout=0.2) as client:
         await registry.register("orders", instance.address)
@@ -441,7 +442,8 @@ async def test_a_pool_whose_connections_are_all_in_use_is_kept(
         await never(request, writer)
 
     instance = Instance("x", drip)
-    make = partial(library.AsyncHTTPTransport, limits=library.Limits(max_connections=2))
+    limits = library.Limits(max_connections=2)
+    make = partial(library.AsyncHTTPTransport, verify=False, limits=limits)
     balanced = transport(registry, make_transport=make)
     async with running(instance), library.AsyncClient(transport=balanced, timeout=0.1) as client:
         await registry.register("orders", instance.address)
@@ -465,7 +467,8 @@ async def test_a_pool_that_has_much_to_do_is_kept(registry: Registry) -> None:
     made: list[httpx2.AsyncHTTPTransport] = []
 
     def make() -> httpx2.AsyncHTTPTransport:
-        made.append(httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_connections=2)))
+        limits = httpx2.Limits(max_connections=2)
+        made.append(httpx2.AsyncHTTPTransport(verify=False, limits=limits))
         return made[-1]
 
     instance = Instance("x", slow)

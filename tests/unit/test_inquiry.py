@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
-from aioregistry.inquiry import MIN_QUIET, QUIET, Inquiries, Inquiry
+from aioregistry.inquiry import MIN_QUIET, QUIET, STALL, Inquiries, Inquiry
 
 
 class Asking:
@@ -132,6 +133,22 @@ class TestQuiet:
         inquiry.heard(1.05)
         await inquiry.ask_once(Asking(), 2.0, 0.1)
         assert inquiry.quiet_at is None
+
+    async def test_who_wakes_up_late_does_not_know(self) -> None:
+        """While the event loop was blocked, more answers may have come."""
+        clock = asyncio.get_running_loop().time
+        inquiry = Inquiries().join("orders")
+        await inquiry.ask_once(Asking(), clock(), 0.1)
+        inquiry.heard(clock())
+        quiet_at = inquiry.quiet_at
+        assert quiet_at is not None
+        waiting = asyncio.create_task(inquiry.news(quiet_at))
+        await asyncio.sleep(0)
+        time.sleep(MIN_QUIET + 2 * STALL)  # noqa: ASYNC251 - the very thing
+        await waiting
+        later = inquiry.quiet_at
+        assert later is not None
+        assert later > quiet_at + STALL
 
     async def test_without_a_question(self) -> None:
         inquiry = Inquiries().join("orders")

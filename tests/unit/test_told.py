@@ -76,7 +76,11 @@ def test_a_mass_silence_is_told_and_held_however_soon(caplog: pytest.LogCaptureF
 @pytest.mark.parametrize(
     ("payload", "why"),
     [
-        (announcement(1, v="x" * 3000), "one of its fields is too long"),
+        (
+            announcement(1, v="x" * 3000),
+            "one of its fields is too long, or holds a control character",
+        ),
+        (announcement(1, v="1\n2"), "one of its fields is too long, or holds a control character"),
         (announcement(1, kv={"k": "x" * 40_000}), "its metadata is too large"),
         (announcement(1, id="x" * 65), "its id has more than 64 characters"),
     ],

@@ -152,7 +152,8 @@ class Dispatch:
         self._begin = partial(_Flight, connections, service, balancer)
         self._first = self._begin()
         self._send = request.send
-        # The client calls it with the connection, which it shows to nobody else.
+        # The client calls it with the connection, which it shows to nobody else; aiohttp has no
+        # hook for that, so the method of this one object is replaced.
         request.send = self._see_and_send  # type: ignore[method-assign]
 
     async def _see_and_send(self, conn: Connection) -> ClientResponse:
