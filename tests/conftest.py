@@ -9,8 +9,10 @@ import hypothesis
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
-from aioregistry.testing.brokers import Broker, nats_server, redis_server
+from aioregistry.testing.brokers import Broker, redis_server
 from tests.tools import WITHOUT_RESP3
+
+pytest_plugins = ["aioregistry.testing.plugin"]
 
 
 def pytest_configure() -> None:
@@ -23,20 +25,6 @@ def pytest_configure() -> None:
     hypothesis.settings.load_profile("untimed")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(scope="session")
-def nats_broker() -> Iterator[Broker]:
-    """A nats-server that lives as long as the test process: do not stop it."""
-    with nats_server() as broker:
-        yield broker
-
-
-@pytest.fixture(scope="session")
-def redis_broker() -> Iterator[Broker]:
-    """A Redis server that lives as long as the test process: do not stop it."""
-    with redis_server() as broker:
-        yield broker
 
 
 @pytest.fixture(scope="session")

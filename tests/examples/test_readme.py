@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
+import shlex
 import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -223,6 +224,28 @@ def test_make_targets_exist() -> None:
         subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
 
 
+COMMANDS = [
+    line for line in "\n".join(blocks("sh")).splitlines() if line.startswith("aioregistry ")
+]
+
+
+async def test_commands(programs: Programs) -> None:
+    """Each line finds what the one that registers announces."""
+    *others, announcing = (shlex.split(line)[1:] for line in COMMANDS)
+    async with Registry(programs.url) as registry, registry.watch("legacy") as watch:
+        await registry.register("orders", "10.0.0.1:80")
+        await registry.register("billing.invoices", "10.0.0.2:80", metadata={"zone": "eu-1"})
+        program = programs.python("-m", "aioregistry", *announcing)
+        assert (await anext(watch)).service.metadata == {"zone": "eu-1"}
+        expected = {"list": "legacy", "watch": "10.0.0.1:80", "get": "10.0.0.1:80"}
+        for arguments in others:
+            asking = programs.python("-m", "aioregistry", *arguments)
+            billing = any(each.startswith("billing") for each in arguments)
+            await asking.writes("10.0.0.2:80" if billing else expected[arguments[0]])
+        await program.stop()
+        assert (await anext(watch)).type is EventType.UNREGISTERED
+
+
 def test_shell_lines_are_known() -> None:
     """A shell line that is new needs a look whether it works."""
     lines = [
@@ -231,6 +254,8 @@ def test_shell_lines_are_known() -> None:
     assert lines == [
         *("make demo", "make test", "pip install .", "pip install '.[embedded]'"),
         *("pip install '.[fastapi,httpx]'", "pip install '.[aiohttp]'"),
+        "export AIOREGISTRY_URL=nats://localhost:4222",
+        *COMMANDS,
     ]
     project = (ROOT / "pyproject.toml").read_text()
     assert re.search(r"^embedded = ", project, re.MULTILINE)

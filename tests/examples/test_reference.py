@@ -25,6 +25,7 @@ INTEGRATIONS = "aioregistry.integrations."
 
 MODULES = (
     "aioregistry",
+    "aioregistry.cli",
     "aioregistry.integrations.aiohttp",
     "aioregistry.integrations.aiohttp_server",
     "aioregistry.integrations.fastapi",
@@ -33,6 +34,7 @@ MODULES = (
     "aioregistry.integrations.resilience",
     "aioregistry.testing",
     "aioregistry.testing.brokers",
+    "aioregistry.testing.plugin",
     "aioregistry.transports.base",
     "aioregistry.transports.memory",
 )
