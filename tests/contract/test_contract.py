@@ -723,8 +723,8 @@ FAULTS: list[tuple[Callable[[MemoryBroker], MemoryTransport], str]] = [
 async def test_a_fault_is_found(
     fault: Callable[[MemoryBroker], MemoryTransport], clause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aioregistry.testing.contract._PATIENCE", 0.5)
-    monkeypatch.setattr("aioregistry.testing.contract._CLOSE_LIMIT", 0.2)
+    monkeypatch.setattr("aioregistry.testing.contract.stage.PATIENCE", 0.5)
+    monkeypatch.setattr("aioregistry.testing.contract.life._CLOSE_LIMIT", 0.2)
     broker = MemoryBroker()
     with pytest.raises(AssertionError, match=rf"^{clause}: .*\n  but: "):
         await check_transport(lambda: fault(broker), only=clause)
