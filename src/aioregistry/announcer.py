@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from typing import Final
 
@@ -154,6 +155,23 @@ class Announcer:
             self._answers = sorted((due, name) for name, due in self._answering.items())
         else:
             heapq.heappush(self._answers, (due, name))
+
+    def take_answer(self, name: str, now: float, *, most: int) -> list[Announced]:
+        """What the answer to a ping for `name` has to say, if it is due and is not said by `due`.
+
+        Args:
+            name: what was asked for.
+            now: the time, in seconds.
+            most: more instances than that are left to `due`, all of them.
+        """
+        siblings = self._by_name.get(name, {})
+        if len(siblings) > most or self._answering.get(name, math.inf) > now:
+            return []
+        del self._answering[name]
+        answer = list(siblings.values())
+        for announced in answer:
+            self.sent(announced, now)
+        return answer
 
     def repeat(self, name: str, now: float) -> bool:
         """Announce again whatever of `name` was announced before; whether there is any."""

@@ -26,6 +26,7 @@ from aioregistry.link import Link
 from aioregistry.loglimit import LogLimiter
 from aioregistry.service import Service
 from aioregistry.settings import Settings
+from aioregistry.transports.base import PromptTransport
 from aioregistry.withdrawals import Withdrawal, Withdrawals
 
 __all__ = ["Provider"]
@@ -40,6 +41,10 @@ has just reconnected too."""
 
 _RETRY: Final = 0.1
 _CHUNK: Final = 500
+
+_FEW: Final = 20
+"""So many instances of a name answer a ping from within the handler. More would hold up the event
+loop, and must not be divided: who hears the first of them takes a pause for the end."""
 
 
 class Provider:
@@ -69,6 +74,7 @@ class Provider:
     ) -> None:
         self.announced = self.withdrawn = self.pinged = 0
         self._link = link
+        self._prompt = link.transport if isinstance(link.transport, PromptTransport) else None
         self._settings = settings
         self._subjects = wire.Subjects(settings.prefix)
         self._clock = clock
@@ -412,11 +418,13 @@ class Provider:
                     subject, self._clock(), "the broker refuses %s: %s", subject, error
                 )
             return False
-        if self._deliveries.sent(announced, seq, subject) or not self._ears.hears(
-            announced.service.name
-        ):
-            self._confirm.set()
+        self._note_sent(announced, seq, subject)
         return True
+
+    def _note_sent(self, announced: Announced, seq: int, subject: str) -> None:
+        hears = self._ears.hears(announced.service.name)
+        if self._deliveries.sent(announced, seq, subject) or not hears:
+            self._confirm.set()
 
     def _check_size(self, service: Service) -> None:
         size = len(self._encode(service, seq=2**31))
@@ -462,4 +470,24 @@ class Provider:
                 self._announcer.answer(each, "", now)
         else:
             self._announcer.answer(name, wire.decode_ping(payload), now)
+            self._answer_at_once(name, now)
         self._alarm.wake_for(self._announcer.next_deadline())
+
+    def _answer_at_once(self, name: str, now: float) -> None:
+        """Answer a ping without the way round by the sender.
+
+        Who asked waits for it, and waking a task takes a turn of the event loop.
+        """
+        prompt = self._prompt
+        if prompt is None or self._withdrawals or self._sending.locked():
+            return
+        if not (self._link.connected and self._ears.proven):
+            return
+        subject = self._subjects.register(name)
+        for announced in self._announcer.take_answer(name, now, most=_FEW):
+            seq = announced.seq
+            if prompt.publish_now(subject, self._encode(announced.service, seq)):
+                self.announced += 1
+                self._note_sent(announced, seq, subject)
+            else:
+                self._announcer.postpone(announced, now)

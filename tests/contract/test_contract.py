@@ -204,6 +204,24 @@ class LateCallsFirst(MemoryTransport):
         await super().publish(subject, payload, reply_to)
 
 
+class SaysYesAlways(MemoryTransport):
+    def publish_now(self, subject: str, payload: bytes) -> bool:
+        super().publish_now(subject, payload)
+        return True
+
+
+class SaysNoAndSends(MemoryTransport):
+    def publish_now(self, subject: str, payload: bytes) -> bool:
+        super().publish_now(subject, payload)
+        return False
+
+
+class SendsLater(MemoryTransport):
+    def publish_now(self, subject: str, payload: bytes) -> bool:
+        asyncio.get_running_loop().call_soon(super().publish_now, subject, payload)
+        return True
+
+
 class DeafToItself(MemoryTransport):
     own: tuple[str, bytes] | None = None
 
@@ -667,6 +685,9 @@ FAULTS: list[tuple[Callable[[MemoryBroker], MemoryTransport], str]] = [
     (CutOffByLargePayload, "large_payload_harms_nobody"),
     (SwapsPairs, "keeps_order"),
     (LateCallsFirst, "keeps_order_of_calls"),
+    (SaysYesAlways, "sends_now_or_says_no"),
+    (SaysNoAndSends, "sends_now_or_says_no"),
+    (SendsLater, "sends_now_or_says_no"),
     (DeafToItself, "hears_itself"),
     (Globbing, "star_is_one_token"),
     (Globbing, "odd_characters_are_literal"),

@@ -329,8 +329,41 @@ class TestAnswers:
         assert not waiting
 
 
+class TestTakingAnAnswer:
+    """Whoever can send at once does not wait for what is due to be asked for."""
+
+    def test_takes_it_from_what_is_due(self) -> None:
+        subject = announcer(service(1), service(2), service(1, "billing"))
+        subject.answer("orders", "", 1.0)
+        assert subject.take_answer("billing", 1.0, most=2) == []
+        assert sent(subject.take_answer("orders", 1.0, most=2)) == [service(1), service(2)]
+        assert subject.take_answer("orders", 1.0, most=2) == []
+        assert subject.due(1.0) == []
+        assert INTERVAL / 2 < (subject.next_deadline() or 0) < INTERVAL
+        assert len(run(subject, 1.0 + INTERVAL)) == 3
+
+    def test_leaves_all_of_a_longer_one(self) -> None:
+        subject = announcer(service(1), service(2))
+        subject.answer("orders", "", 1.0)
+        assert subject.take_answer("orders", 1.0, most=1) == []
+        assert sent(subject.due(1.0)) == [service(1), service(2)]
+
+    def test_leaves_what_is_to_wait(self) -> None:
+        """In a storm of pings, one answer a window is enough."""
+        subject = announcer(service())
+        taken = 0
+        for _ in range(100):
+            subject.answer("orders", "", 1.0)
+            taken += len(subject.take_answer("orders", 1.0, most=1))
+        assert taken == ANSWER_BURST
+        assert [when for when, _ in run(subject, 1.5)] == [pytest.approx(1.0 + WINDOW)]
+
+    def test_nobody_provides_it(self) -> None:
+        assert announcer(service()).take_answer("billing", 1.0, most=1) == []
+
+
 class TestMemory:
-    @pytest.mark.parametrize("kind", ["changes", "pings", "postponed", "registrations"])
+    @pytest.mark.parametrize("kind", ["changes", "pings", "taken", "postponed", "registrations"])
     def test_nothing_piles_up(self, kind: str) -> None:
         subject = announcer(service())
         for number in range(20_000):
@@ -339,6 +372,9 @@ class TestMemory:
                 subject.announce(msgspec.structs.replace(service(), version=str(number)), now)
             elif kind == "pings":
                 subject.answer("orders", "" if number % 2 else service().id, now)
+            elif kind == "taken":
+                subject.answer("orders", "", now)
+                subject.take_answer("orders", now, most=1)
             elif kind == "postponed":
                 (announced,) = subject.due(now + INTERVAL * (number + 1))
                 subject.postpone(announced, 1e6 + number)

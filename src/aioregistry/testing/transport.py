@@ -105,6 +105,13 @@ class SimulatedTransport:
             self._check_link()
             self._network.publish(self, subject, payload, reply_to)
 
+    def publish_now(self, subject: str, payload: bytes) -> bool:
+        """Send a message off at once; see `PromptTransport.publish_now`."""
+        if self.process.frozen or self.process.crashed or not self.connected:
+            return False
+        self._network.publish(self, subject, payload, None)
+        return True
+
     async def subscribe(self, pattern: str, handler: Handler) -> Subscription:
         """Deliver what matches `pattern` to `handler`; see `Transport.subscribe`.
 

@@ -284,6 +284,22 @@ class Link:
         if self._unmarked > _MARK_AFTER:
             await self._mark()
 
+    def publish_now(self, subject: str, payload: bytes) -> bool:
+        """Send a message if that takes no wait, and nothing speaks against it; whether it did."""
+        client, size = self._client, len(payload)
+        if (
+            self.lost is not None
+            or not client.is_connected
+            or size > client.max_payload
+            or self._unmarked > _MARK_AFTER
+            or self._wire.unsent + size > self._ease_at
+            or not self._wire.publish_now(subject, payload)
+        ):
+            return False
+        self._sent.append(subject)
+        self._unmarked += len(subject) + size + _FRAME
+        return True
+
     async def flush(self) -> None:
         """Wait for an echo that is sent from now on; `watch` sends it.
 
@@ -378,8 +394,8 @@ class Link:
             await self._breathe()
             if self.lost is not None:
                 return
-        if self._wire.stuck:
-            raise TransportError(f"cannot subscribe to {pattern!r}: the link is congested")
+            if self._wire.stuck:
+                raise TransportError(f"cannot subscribe to {pattern!r}: the link is congested")
         try:
             await self._wire.listen(delivery)
         except (Error, OSError) as error:

@@ -75,6 +75,10 @@ class Wire(Protocol):
         """Send a message soon; raises as the driver does."""
         ...
 
+    def publish_now(self, subject: str, payload: bytes) -> bool:
+        """Send a message if it can be done without a wait; whether it was."""
+        ...
+
     async def close(self, deliveries: Collection[Delivery]) -> None:
         """Send what waits, and end the subscriptions; never raises."""
         ...
@@ -141,6 +145,10 @@ class DriverWire:
         """See `Wire.publish`."""
         await self._client.publish(subject, payload, reply_to)
 
+    def publish_now(self, subject: str, payload: bytes) -> bool:  # noqa: ARG002 - the protocol's
+        """See `Wire.publish_now`: the driver has no such way."""
+        return False
+
     async def close(self, deliveries: Collection[Delivery]) -> None:
         """See `Wire.close`."""
         endings = [end(delivery.source) for delivery in deliveries if delivery.source is not None]
@@ -200,6 +208,11 @@ class DirectWire:
         """See `Wire.publish`: it does not wait."""
         head = f"PUB {subject} {reply_to} {len(payload)}\r\n".encode()
         self._outbox.send(head + payload + b"\r\n")
+
+    def publish_now(self, subject: str, payload: bytes) -> bool:
+        """See `Wire.publish_now`."""
+        self._outbox.send(b"PUB %b %d\r\n%b\r\n" % (subject.encode(), len(payload), payload))
+        return True
 
     async def close(self, deliveries: Collection[Delivery]) -> None:
         """See `Wire.close`: the subscriptions end with the connection."""

@@ -13,7 +13,14 @@ import enum
 from collections.abc import Callable, Collection
 from typing import Protocol, runtime_checkable
 
-__all__ = ["Handler", "LinkState", "StateHandler", "Subscription", "Transport"]
+__all__ = [
+    "Handler",
+    "LinkState",
+    "PromptTransport",
+    "StateHandler",
+    "Subscription",
+    "Transport",
+]
 
 
 class LinkState(enum.Enum):
@@ -146,5 +153,22 @@ class Transport(Protocol):
 
         A client that was borrowed stays open. Closing twice is harmless; every other
         method raises `TransportError` afterwards.
+        """
+        ...
+
+
+@runtime_checkable
+class PromptTransport(Transport, Protocol):
+    """A transport that can also send from within a handler, where nothing can be awaited.
+
+    No transport has to. Where one can, a ping is answered as it arrives, without a task in between.
+    """
+
+    def publish_now(self, subject: str, payload: bytes) -> bool:
+        """Send one message off as `publish` does, if that takes no wait and nothing is amiss.
+
+        Returns:
+            Whether it was sent. Where it was not, nothing has happened, and `publish` sends it or
+            says why not.
         """
         ...

@@ -235,6 +235,15 @@ class MemoryTransport:
         self._check_open()
         self._broker.publish(self._link, subject, payload, reply_to)
 
+    def publish_now(self, subject: str, payload: bytes) -> bool:
+        """Hand one message to the broker at once; see `PromptTransport.publish_now`."""
+        try:
+            self._check_open()
+            self._broker.publish(self._link, subject, payload, None)
+        except TransportError:
+            return False
+        return True
+
     async def subscribe(self, pattern: str, handler: Handler) -> Subscription:
         """Deliver what matches `pattern` to `handler`; see `Transport.subscribe`.
 

@@ -168,6 +168,17 @@ class NatsTransport:
             _check_subject(reply_to)
         await link.publish(subject, payload, reply_to or "")
 
+    def publish_now(self, subject: str, payload: bytes) -> bool:
+        """Hand one message to the broker at once; see `PromptTransport.publish_now`.
+
+        Never through a client that is borrowed, which sends by a task of its own.
+
+        Raises:
+            ValueError: a subject that NATS cannot carry.
+        """
+        _check_subject(subject)
+        return self._link is not None and self._link.publish_now(subject, payload)
+
     async def subscribe(self, pattern: str, handler: Handler) -> Subscription:
         """Deliver what matches `pattern` to `handler`; see `Transport.subscribe`.
 

@@ -153,10 +153,20 @@ class RedisTransport:
                 f"the link to {self._address} is congested: the message for {subject!r} was"
                 " not sent; publish less at once, and flush in between"
             )
-        on_reply = functools.partial(self._published, self._refusals.number(), subject, reply_to)
-        commands.send(b"PUBLISH", subject.encode(), payload, on_reply=on_reply)
+        self._publish(commands, subject, payload, reply_to)
         if commands.busy:
             await asyncio.sleep(0)
+
+    def publish_now(self, subject: str, payload: bytes) -> bool:
+        """Send one message off at once; see `PromptTransport.publish_now`."""
+        try:
+            commands = self._keeper.commands
+        except TransportError:
+            return False
+        if len(payload) > _MAX_PAYLOAD or commands.congested or commands.busy:
+            return False
+        self._publish(commands, subject, payload, None)
+        return True
 
     async def subscribe(self, pattern: str, handler: Handler) -> Subscription:
         """Deliver what matches `pattern` to `handler`; see `Transport.subscribe`.
@@ -267,6 +277,10 @@ class RedisTransport:
         """
         self._routes.clear()
         await self._keeper.aclose()
+
+    def _publish(self, link: Link, subject: str, payload: bytes, reply_to: str | None) -> None:
+        on_reply = functools.partial(self._published, self._refusals.number(), subject, reply_to)
+        link.send(b"PUBLISH", subject.encode(), payload, on_reply=on_reply)
 
     def _published(self, number: int, subject: str, reply_to: str | None, reply: Reply) -> None:
         """What Redis said to a message: how many received it, or why it does not take it."""

@@ -98,6 +98,7 @@ transport_checks: Final[tuple[TransportCheck, ...]] = tuple(
             messages.large_payload_harms_nobody,
             messages.keeps_order,
             messages.keeps_order_of_calls,
+            messages.sends_now_or_says_no,
             messages.hears_itself,
             messages.star_is_one_token,
             messages.tail_is_one_or_more_tokens,

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from aioregistry.errors import TransportError
 from aioregistry.testing.contract.stage import Inbox, Stage, abridged, require, require_instance
-from aioregistry.transports.base import Transport
+from aioregistry.transports.base import PromptTransport, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,6 +127,32 @@ async def keeps_order_of_calls(stage: Stage) -> None:
     await asyncio.gather(*(transport.publish(subject, payload) for payload in payloads))
     await inbox.reaches(len(payloads))
     require(inbox.payloads == payloads, f"they arrived as {abridged(inbox.payloads)}")
+
+
+async def sends_now_or_says_no(stage: Stage) -> None:
+    """`publish_now`, where there is one, sends a message in its turn, or says that it did not."""
+    transport = stage.make()
+    if not isinstance(transport, PromptTransport):
+        return
+    subject = stage.subject("now")
+    inbox = Inbox()
+    await transport.subscribe(subject, inbox)
+    require(not transport.publish_now(subject, b"early"), "it says yes before connect")
+    await stage.connect(transport)
+    sent: list[bytes] = []
+    for number in range(200):
+        payload = b"%d" % number
+        if number % 3 == 0:
+            await transport.publish(subject, payload)
+            sent.append(payload)
+        elif transport.publish_now(subject, payload):
+            sent.append(payload)
+    if transport.publish_now(subject, large := bytes(8 * 2**20)):
+        sent.append(large)
+    await stage.expect(inbox, [(subject, payload) for payload in sent])
+    require(inbox.payloads == sent, f"they arrived as {abridged(inbox.payloads)}")
+    await stage.close(transport)
+    require(not transport.publish_now(subject, b"late"), "it says yes after aclose")
 
 
 async def hears_itself(stage: Stage) -> None:

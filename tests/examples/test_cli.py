@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import signal
@@ -131,6 +132,15 @@ async def test_watch_in_json(programs: Programs) -> None:
         await program.stop()
     event = json.loads(program.output)
     assert (event["type"], event["service"]["address"]) == ("registered", "10.0.0.1:80")
+
+
+@pytest.fixture(autouse=True)
+def level_of_the_log() -> Iterator[None]:
+    """What is run in this process leaves it as it was."""
+    logger = logging.getLogger("aioregistry")
+    before = logger.level
+    yield
+    logger.setLevel(before)
 
 
 @pytest.fixture
