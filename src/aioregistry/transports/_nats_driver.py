@@ -77,11 +77,14 @@ class CarefulClient(Client):
 
     Attributes:
         parser: what it reads with, if that is ours.
+        members: the servers of the cluster, as host and port, by the last word of the broker; None:
+            that is not known. The driver never forgets one.
     """
 
     def __init__(self, *, encrypt: bool = False) -> None:
         super().__init__()
         self._encrypt = encrypt
+        self.members: frozenset[str] | None = None
         self.parser: BatchParser | None = None
         # Not public: a driver that keeps its parser elsewhere goes on with its own.
         if type(getattr(self, "_ps", None)) is Parser:
@@ -98,6 +101,12 @@ class CarefulClient(Client):
                 " if the server is configured so",
                 permanent=True,
             )
+
+    async def _process_info(self, info: dict[str, Any], *details: Any, **more: Any) -> None:
+        # Not public: what the driver calls with each INFO.
+        if urls := info.get("connect_urls"):
+            self.members = frozenset(urls)
+        await super()._process_info(info, *details, **more)
 
     def _connect_command(self) -> bytes:
         # Not public: what the driver calls when it is about to send the credentials. Should it

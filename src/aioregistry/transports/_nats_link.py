@@ -62,7 +62,7 @@ _CLOSE_GRACE: Final = 0.5
 _DENIAL: Final = re.compile(
     r'permissions violation for (publish|subscription).*?"(\S+)"', re.IGNORECASE
 )
-_ESCAPED: Final = re.compile(r'\\(["\\])')
+_ESCAPED: Final = re.compile(r'\\(?:(["\\])|x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))')
 _DENIALS: Final = 100_000
 _TOO_MANY: Final = "maximum subscriptions exceeded"
 _SHOWN: Final = 5
@@ -115,6 +115,7 @@ class Link:
         self._inbox_prefix = ""
         self._inbox_delivery: Delivery | None = None
         self._deliveries: dict[Interest, Delivery] = {}
+        self._to_end: dict[Interest, None] = {}
         self._routes = Routes()
         self._numbers = itertools.count(1)
         self._bell = asyncio.Event()
@@ -146,7 +147,11 @@ class Link:
     @property
     def discovered(self) -> list[ParseResult]:
         """The servers of the cluster that nobody configured: the broker told of them."""
-        return self._client.discovered_servers
+        client = self._client
+        told = client.discovered_servers
+        if not isinstance(client, CarefulClient) or client.members is None:
+            return told
+        return [url for url in told if url.netloc in client.members]
 
     async def dial(self, url: str, options: dict[str, Any], limit: float) -> None:
         """Connect the client to one server.
@@ -251,12 +256,9 @@ class Link:
 
     async def detach(self, interest: Interest) -> None:
         """Serve an interest no longer; never raises."""
+        self._to_end[interest] = None
         await self._breathe()
-        delivery = self._deliveries.get(interest)
-        if delivery is not None and await self._wire.end(delivery):
-            self._drop(interest)
-            if self._unproven:
-                self._unproven.append(None)
+        await self._end_what_can_be()
 
     async def publish(self, subject: str, payload: bytes, reply_to: str = "") -> None:
         """Hand a message to the driver, which sends it soon.
@@ -340,8 +342,11 @@ class Link:
         number of callers share one.
         """
         look = interval if self._owned else _LOOK
+        # While the link was opened, nobody could ask it to end them.
+        self._to_end.update({each: None for each in self._deliveries if not each.active})
         while self.lost is None:
             await self._until(lambda: bool(self._waiting), interval, look)
+            await self._end_what_can_be()
             self._riding, self._waiting = self._waiting, []
             answered = await self._echo()
             if self.lost is None:
@@ -383,6 +388,24 @@ class Link:
         self._deliveries.clear()
         self._inbox_delivery = None
         await self._wire.close(list(filter(None, deliveries)))
+
+    async def _end_what_can_be(self) -> None:
+        """End the subscriptions that nobody wants, as far as there is room to say so."""
+        while self._to_end:
+            interest, _ = self._to_end.popitem()
+            ended = False
+            try:
+                delivery = self._deliveries.get(interest)
+                ended = delivery is None or await self._wire.end(delivery)
+            finally:
+                if not ended:
+                    self._to_end[interest] = None
+            if not ended:
+                return
+            if self._deliveries.get(interest) is not None:
+                self._drop(interest)
+                if self._unproven:
+                    self._unproven.append(None)
 
     def _drop(self, interest: Interest) -> None:
         self._deliveries.pop(interest, None)  # a link that was closed meanwhile has none
@@ -427,7 +450,7 @@ class Link:
     async def _mark(self) -> None:
         """Send a message to ourselves that nobody waits for."""
         self._unmarked = 0
-        if self.lost is None and self._wire.unsent < self._ease_at:  # there it would only wait
+        if self.lost is None and not self._wire.stuck:
             with contextlib.suppress(Error, OSError):
                 await self._wire.publish(f"{self._inbox}.0", b"", "")
 
@@ -520,7 +543,7 @@ class Link:
         """Notice what the driver knows about its connection."""
         client = self._client
         if client.is_closed:
-            self.lose(self._ending())
+            self.lose(self._ending(), permanent=not self._owned)
         elif client.is_draining:
             self.lose("the NATS client is being drained")
         elif not client.is_connected:
@@ -569,6 +592,7 @@ class Link:
         surplus, self._surplus, self._proving = self._surplus, 0, 0
         if not surplus:
             return
+        asked = [each for each in asked if ("subscribe", each) not in self._denied]
         patterns = [pattern for pattern in asked if pattern is not None]
         if len(patterns) == len(asked):
             patterns = patterns[-surplus:]  # the first ones still found room
@@ -601,7 +625,9 @@ class Link:
         verb = "publish" if what.lower() == "publish" else "subscribe"
         text = f"the NATS user has no permission to {verb} to {subject!r}"
         if self._inbox and subject.lower().startswith(self._inbox.lower()):
-            self.lose(f"{text}; it needs both for '{self._inbox_prefix}>'", permanent=True)
+            inboxes = f"'{self._inbox_prefix}>'"
+            text = f"the NATS user has no permission to {verb} to {inboxes}; it needs both for it"
+            self.lose(text, permanent=True)
             return
         self._deny(verb, subject, text)
         self._log.warning(text, time.monotonic(), "%s: %s", self.server, text)
@@ -652,7 +678,9 @@ def _fail(callers: Iterable[_Caller], reason: str) -> None:
 
 def _unquoted(subject: str) -> str:
     r"""The subject that the server wrote as a string of Go: with \" and \\."""
-    return _ESCAPED.sub(r"\1", subject)
+    return _ESCAPED.sub(
+        lambda found: found[1] or chr(int(found[2] or found[3] or found[4], 16)), subject
+    )
 
 
 def _refusal(refused: _Refused) -> TransportError:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from aioregistry.testing.brokers import Broker, nats_server
+from aioregistry.transports import _nats_driver
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +46,9 @@ def restricted_broker(tmp_path: Path) -> Iterator[Broker]:
     """)
     with nats_server("--config", str(config)) as broker:
         yield broker
+
+
+@pytest.fixture
+def plain_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that keeps its parser where ours does not find it: the messages take its way."""
+    monkeypatch.setattr(_nats_driver, "Parser", object)

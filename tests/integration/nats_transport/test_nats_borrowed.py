@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from tests.integration.nats_transport.links import (
 
 from aioregistry import Registry
 from aioregistry.errors import TransportError
+from aioregistry.testing import TcpProxy
 from aioregistry.testing.brokers import Broker
 from aioregistry.transports.base import LinkState
 from aioregistry.transports.nats import NatsTransport
@@ -219,3 +221,42 @@ async def test_a_heartbeat_that_is_too_large_is_told_once_and_not_counted(
         await registration.update(metadata={"x": "y"})
         assert registry.stats().announcements_sent == 1
     assert caplog.text.count("the broker refuses registry.register.orders") == 1
+
+
+async def subscribe_for_ever(transport: NatsTransport) -> None:
+    for number in itertools.count():
+        await transport.subscribe(f"fill.{number}", ignore)
+
+
+async def test_what_is_ended_on_a_full_borrowed_client_ends_when_there_is_room(
+    nats_broker: Broker,
+) -> None:
+    async with (
+        TcpProxy(nats_broker.port) as proxy,
+        borrowing(proxy.url("nats"), flusher_queue_size=10) as client,
+        connected(client=client, probe_timeout=5) as (transport, reports),
+    ):
+        subscription = await transport.subscribe("ended.late", ignore)
+        await transport.flush()
+        proxy.freeze()
+        while client.pending_data_size < 200_000:  # the connection takes no more
+            await transport.publish("fill", b"x" * 10_000)
+            await asyncio.sleep(0)
+        with pytest.raises(TransportError, match="congested"):
+            await subscribe_for_ever(transport)
+        await subscription.unsubscribe()
+        proxy.thaw()
+        await transport.flush()
+        await transport.flush()
+        assert reports.all == []
+        assert "ended.late" not in [each.subject for each in watched(client)[-1].values()]
+
+
+async def test_a_borrowed_client_that_is_closed_for_good_is_permanent(nats_broker: Broker) -> None:
+    async with borrowing(nats_broker.url) as client:
+        await client.close()
+        transport = NatsTransport(client=client)
+        with pytest.raises(TransportError, match="closed for good") as refusal:
+            await transport.connect(Reports())
+        await transport.aclose()
+        assert refusal.value.permanent

@@ -8,6 +8,7 @@ import socket
 import time
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.nats_transport.links import (
@@ -26,8 +27,9 @@ from tests.integration.nats_transport.links import (
 )
 
 from aioregistry.errors import TransportError
+from aioregistry.testing import TcpProxy
 from aioregistry.testing.brokers import Broker
-from aioregistry.transports import _nats_driver, _nats_wire
+from aioregistry.transports import _nats_wire
 from aioregistry.transports.nats import NatsTransport
 
 
@@ -117,12 +119,6 @@ async def test_a_blocked_event_loop_is_no_loss(nats_broker: Broker) -> None:
             time.sleep(0.5)  # noqa: ASYNC251 - the point of the test
             await flushing
         assert reports.all == []
-
-
-@pytest.fixture
-def plain_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A driver that keeps its parser where ours does not find it: the messages take its way."""
-    monkeypatch.setattr(_nats_driver, "Parser", object)
 
 
 async def test_a_subject_that_is_no_utf8_harms_nobody(
@@ -277,3 +273,99 @@ async def test_dropped_messages_are_a_reason_to_resync(
         await asyncio.sleep(1.3)  # nothing was dropped since: nothing more to report
         assert reports.states[-2:] == [DOWN, UP]
         assert len(reports.states) <= 4
+
+
+async def test_what_is_ended_while_a_link_is_opened_does_not_come_with_it(
+    nats_broker: Broker,
+) -> None:
+    """The broker would go on to send it, and tell everybody that somebody listens."""
+    async with TcpProxy(nats_broker.port) as proxy, connected(nats_broker.url) as (other, _):
+
+        async def has_it() -> bool:
+            return not await other.unheard(["ended.early"])
+
+        transport = NatsTransport(proxy.url("nats"))
+        subscription = await transport.subscribe("ended.early", must_not_arrive)
+        proxy.slow(1_000_000, delay=0.2)  # so that the echo is on its way for a while
+        connecting = asyncio.create_task(transport.connect(Reports()))
+        await eventually(has_it)
+        assert not connecting.done()
+        await subscription.unsubscribe()
+        await connecting
+        proxy.slow()
+        await transport.flush()
+        heard = await has_it()
+        await transport.aclose()
+        assert not heard
+
+
+async def test_what_is_ended_while_a_reconnect_is_under_way_does_not_come_back(
+    nats_broker: Broker,
+) -> None:
+    async with (
+        TcpProxy(nats_broker.port) as proxy,
+        connected(nats_broker.url) as (other, _),
+        connected(proxy.url("nats")) as (transport, reports),
+    ):
+
+        async def has_it() -> bool:
+            return not await other.unheard(["ended.again"])
+
+        async def has_it_not() -> bool:
+            return not await has_it()
+
+        subscription = await transport.subscribe("ended.again", must_not_arrive)
+        await transport.flush()
+        proxy.slow(1_000_000, delay=0.2)
+        proxy.cut()
+        await reports.until(DOWN)
+        await eventually(has_it_not)
+        proxy.restore()
+        await eventually(has_it)
+        assert reports.states == [DOWN]
+        await subscription.unsubscribe()
+        await reports.until(DOWN, UP)
+        proxy.slow()
+        await transport.flush()
+        assert await has_it_not()
+
+
+async def test_a_server_that_left_the_cluster_is_not_tried(tmp_path: Path) -> None:
+    """Its address may belong to somebody else by now, or to nobody: then it takes two seconds."""
+    ports: list[int] = []
+    for _ in range(3):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+    config = tmp_path / "nats.conf"
+    config.write_text("")
+
+    def member(index: int) -> AbstractAsyncContextManager[Broker]:
+        name = ("--cluster_name", "c", "--cluster", f"nats://127.0.0.1:{ports[index]}")
+        routes = ("--routes", f"nats://127.0.0.1:{ports[0]}") if index else ()
+        return served(config, *name, *routes)
+
+    callers: list[object] = []
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        callers.append(writer)
+        await reader.read()
+        writer.close()
+
+    async with (
+        member(0) as first,
+        connected(first.url, dont_randomize=True) as (transport, reports),
+    ):
+
+        def known() -> set[str]:
+            link: Any = transport
+            return {server.netloc for server in link._link.discovered}
+
+        async with member(1) as second:
+            await eventually(lambda: f"127.0.0.1:{second.port}" in known())
+        stranger = await asyncio.start_server(say_nothing, "127.0.0.1", second.port)
+        async with stranger, member(2) as third:
+            await eventually(lambda: f"127.0.0.1:{third.port}" in known())
+            await asyncio.to_thread(first.kill)
+            assert third.url in await reports.until(DOWN, UP)
+            assert callers == []

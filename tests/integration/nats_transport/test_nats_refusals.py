@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import time
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -16,6 +18,7 @@ from tests.integration.nats_transport.links import (
     check_delivery,
     collector,
     connected,
+    eventually,
     ignore,
     served,
 )
@@ -186,3 +189,72 @@ async def test_a_registry_with_a_subscription_too_many_stays(tmp_path: Path) -> 
         await asyncio.sleep(1.5)  # longer than the ttl
         assert registry.stats().losses == 0
         assert other.cached("mine")
+
+
+async def test_a_subscription_too_many_is_told_though_another_is_not_permitted(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "nats.conf"
+    config.write_text("""
+        max_subscriptions: 3
+        authorization { users = [
+            {user: u, password: p, permissions: {subscribe: {deny: ["secret.>"]}}}
+        ]}
+    """)
+    async with (
+        served(config) as broker,
+        connected(broker.url.replace("//", "//u:p@")) as (transport, reports),
+    ):
+        for subject in ("one", "two", "three", "secret.four"):  # and the inbox
+            await transport.subscribe(subject, ignore)
+        with pytest.raises(TransportError) as refusal:
+            await transport.flush()
+        assert refusal.value.subscriptions == {"three", "secret.four"}
+        assert "no permission to subscribe to 'secret.four'" in str(refusal.value)
+        assert reports.all == []
+
+
+async def test_a_user_who_loses_the_inboxes_is_told_so_once(tmp_path: Path) -> None:
+    """Each attempt has another inbox, and the log must not get a line for each of them."""
+    config = tmp_path / "nats.conf"
+
+    def deny(subject: str) -> None:
+        user = f'{{user: u, password: p, permissions: {{subscribe: {{deny: ["{subject}"]}}}}}}'
+        config.write_text(f"authorization {{ users = [{user}] }}")
+
+    deny("secret.>")
+    async with (
+        served(config) as broker,
+        connected(broker.url.replace("//", "//u:p@")) as (_, reports),
+    ):
+        deny("_INBOX.>")
+        os.kill(broker.pid, signal.SIGHUP)
+        await eventually(lambda: len(reports.all) >= 2)
+        await asyncio.sleep(2)  # many attempts
+        assert len({reason for _, reason in reports.all[1:]}) == 1
+        assert reports.states == [DOWN, DOWN]
+
+
+@pytest.mark.parametrize(
+    "subject", ["secret.soft\u00adhyphen", "secret.private\ue000", "secret.\u2060"]
+)
+async def test_a_refusal_names_a_subject_that_go_does_not_print(
+    tmp_path: Path, subject: str
+) -> None:
+    config = tmp_path / "nats.conf"
+    config.write_text("""
+        authorization { users = [
+            {user: u, password: p, permissions: {
+                publish: {deny: ["secret.>"]}, subscribe: {deny: ["secret.>"]}}}
+        ]}
+    """)
+    async with (
+        served(config) as broker,
+        connected(broker.url.replace("//", "//u:p@")) as (transport, _),
+    ):
+        await transport.publish(subject, b"")
+        await transport.subscribe(subject, ignore)
+        with pytest.raises(TransportError) as refusal:
+            await transport.flush()
+        assert refusal.value.subjects == {subject}
+        assert refusal.value.subscriptions == {subject}

@@ -166,3 +166,21 @@ async def test_a_long_burst_is_no_congestion(nats_broker: Broker) -> None:
         for _ in range(20_000):
             await transport.publish("burst", b"x" * 1000)
         await transport.flush()
+
+
+async def test_a_large_burst_that_takes_longer_than_an_echo_may_is_no_loss(
+    nats_broker: Broker,
+) -> None:
+    """More than the buffers of the operating system take: most of it waits in the process."""
+    async with (
+        TcpProxy(nats_broker.port) as proxy,
+        connected(proxy.url("nats"), probe_interval=0.1, probe_timeout=0.4) as (transport, reports),
+    ):
+        proxy.slow(SLOW)
+        for _ in range(25_000):
+            await transport.publish("burst", b"x" * 300)
+        for _ in range(100):
+            if reports.all or await flushed(transport):
+                break
+        proxy.slow()
+        assert reports.all == []
