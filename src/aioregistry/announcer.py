@@ -91,6 +91,10 @@ class Announcer:
         """The names that are announced."""
         return tuple(self._by_name)
 
+    def named(self, name: str) -> tuple[Service, ...]:
+        """What is announced under `name`, in the order of registration."""
+        return tuple(announced.service for announced in self._by_name.get(name, {}).values())
+
     def provides(self, name: str) -> bool:
         """Whether an instance of `name` is announced."""
         return name in self._by_name

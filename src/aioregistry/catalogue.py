@@ -483,6 +483,7 @@ class Catalogue:
         self, view: _View, entry: _Entry, service: Service, message: Announcement, now: float
     ) -> ServiceEvent:
         if not self._accepts(service):
+            self._release(entry)
             return self._remove(entry, EventType.UNREGISTERED)
         previous, entry.service = entry.service, service
         self._note(entry, message, now)

@@ -77,11 +77,20 @@ async def close_default() -> None:
     """Close the registry of this process, if there is one; the next `connect` makes another.
 
     As `Registry.aclose`: harmless when done twice, and not stopped half-way by cancellation.
+
+    Raises:
+        RuntimeError: it lives in another event loop, in another thread.
     """
-    global _starting
-    current, _starting = _starting, None
+    global _starting  # noqa: PLW0603 - as above
+    current = _starting
     if current is None or current.get_loop().is_closed():
+        _starting = None
         return
+    if current.get_loop() is not asyncio.get_running_loop():
+        raise RuntimeError(
+            "the registry of this process lives in another event loop; close it there"
+        )
+    _starting = None
     if not current.done():
         current.cancel()
         await asyncio.wait([current])

@@ -105,11 +105,16 @@ class Deliveries:
     def unsure(self, batch: list[Delivery]) -> None:
         """It is not known whether these messages arrived: they count as not sent."""
         for delivery in batch:
-            self._unsent.setdefault(delivery.announced, []).append(delivery)
+            if not delivery.done.done():
+                self._unsent.setdefault(delivery.announced, []).append(delivery)
 
     def suspend(self) -> None:
-        """There is no broker: nothing sent can be confirmed, and the impatient go on."""
-        self.unsure(self.take_sent())
+        """There is no broker: nothing sent can be confirmed, and the impatient go on.
+
+        What is being confirmed just now stays with whoever does that.
+        """
+        unconfirmed, self._unconfirmed = self._unconfirmed, []
+        self.unsure(unconfirmed)
         for announced, deliveries in list(self._unsent.items()):
             for delivery in deliveries:
                 if not delivery.patient:

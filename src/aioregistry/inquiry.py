@@ -84,6 +84,11 @@ class Inquiry:
                 self._asking = None
 
     @property
+    def asked(self) -> bool:
+        """Whether the ping was sent."""
+        return self._asked is not None and self._asking is None
+
+    @property
     def quiet_at(self) -> float | None:
         """When the answers count as complete if no further one comes; None without any."""
         if self._first is None or self._asked is None:

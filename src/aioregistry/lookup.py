@@ -148,8 +148,9 @@ class Lookups:
                 await self._make_sure(name, inquiry, deadline.at)
         if not services and not self._link.connected and not self._catalogue.services(name):
             raise self._link.error()
-        # Who was in a hurry has not heard everybody.
-        if self._link.connected and (quiet or inquiry.nobody or timeout >= self._patience):
+        # Who was in a hurry has not heard everybody, nor has who did not get to ask.
+        patient = quiet or inquiry.nobody or timeout >= self._patience
+        if patient and inquiry.asked and self._link.connected:
             self._remember(name)
         return services
 

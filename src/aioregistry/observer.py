@@ -19,7 +19,7 @@ from aioregistry.inquiry import Inquiries
 from aioregistry.link import Link
 from aioregistry.loglimit import LogLimiter, printable
 from aioregistry.observations import Observations
-from aioregistry.service import Service, ServiceEvent
+from aioregistry.service import EventType, Service, ServiceEvent
 from aioregistry.settings import Settings
 from aioregistry.subjects import is_pattern
 from aioregistry.vigil import Vigil
@@ -44,6 +44,9 @@ MAX_IDLE: Final = 1_000
 provides, are given up beyond this number: names may come from the outside."""
 
 _RETRY: Final = 0.1
+
+_UNREGISTERED: Final = EventType.UNREGISTERED
+"""Members of an enumeration are looked up ten times longer than constants."""
 
 
 class Observer:
@@ -102,6 +105,9 @@ class Observer:
         # In the order in which they came: that of a WeakSet depends on addresses in memory. A
         # WeakKeyDictionary has it too, and costs every event a dozen calls.
         self._watches: dict[weakref.ref[Watch], tuple[str, ...]] = {}
+        # An event asks those that watch its name, and those with patterns.
+        self._of_name: dict[str, dict[weakref.ref[Watch], None]] = {}
+        self._of_patterns: dict[weakref.ref[Watch], None] = {}
         self.awaited: set[Watch] = set()
         self._needed = 0
         self._log = LogLimiter(_logger)
@@ -176,8 +182,15 @@ class Observer:
             watch.end(self._failure)
             return ()
         self._link.check_loop()
-        self._watches[weakref.ref(watch, self._forget)] = watch.observed
-        names = filter(watch.concerns, self.catalogue.names)
+        reference = weakref.ref(watch, self._forget)
+        self._watches[reference] = watch.observed
+        names: Iterable[str] = dict.fromkeys(watch.observed)
+        if any(map(is_pattern, names)):
+            self._of_patterns[reference] = None
+            names = filter(watch.concerns, self.catalogue.names)
+        else:
+            for name in names:
+                self._of_name.setdefault(name, {})[reference] = None
         return [service for name in names for service in self.catalogue.services(name)]
 
     def detach(self, watch: Watch) -> None:
@@ -222,6 +235,8 @@ class Observer:
         Raises:
             TransportError: the link failed.
         """
+        for name in [name for name, watches in self._of_name.items() if not watches]:
+            del self._of_name[name]
         held = self._watched()
         temporary = self.observations.temporary
         # At once, since what they bring in is paid for with every heartbeat.
@@ -277,11 +292,8 @@ class Observer:
 
     def _on_announcement(self, subject: str, payload: bytes) -> None:
         name = subject[len(self._subjects.register_prefix) :]
-        if not payload:  # the broker's way to say that nobody hears the ping
-            inquiry = self.inquiries.get(name)
-            if inquiry is not None:
-                inquiry.nobody = True
-                inquiry.wake()
+        if not payload:
+            self._on_nobody(name)
             return
         message = self._decode(name, subject, payload)
         if message is None:
@@ -300,9 +312,18 @@ class Observer:
                 self._mind_refusal(subject, now)
             if event is not None:
                 self._publish(event)
+                if event.type is _UNREGISTERED:  # by one that is not let in: is it alive?
+                    self.asker.take_up()
         if self.catalogue.sooner:
             self.catalogue.sooner = False
             self._alarm.wake_for(self.catalogue.next_deadline())
+
+    def _on_nobody(self, name: str) -> None:
+        """The broker says, with an empty message, that nobody hears the ping."""
+        inquiry = self.inquiries.get(name)
+        if inquiry is not None:
+            inquiry.nobody = True
+            inquiry.wake()
 
     def _mind_rival(self, message: wire.Announcement, now: float) -> None:
         """Tell if another process announces what this one announces: callers see one of them."""
@@ -367,9 +388,10 @@ class Observer:
         self.asker.take_up()
 
     def _publish(self, event: ServiceEvent) -> None:
-        for watch in self._open_watches():  # one whose predicate raises detaches itself
+        name = event.service.name
+        for watch in self._watching(name):  # one whose predicate raises detaches itself
             watch.offer(event)
-        inquiry = self.inquiries.get(event.service.name)
+        inquiry = self.inquiries.get(name)
         if inquiry is not None:
             inquiry.wake()
 
@@ -377,9 +399,18 @@ class Observer:
         """Those that somebody still refers to."""
         return [watch for reference in list(self._watches) if (watch := reference()) is not None]
 
+    def _watching(self, name: str) -> list[Watch]:
+        """Those of them that may watch what provides `name`."""
+        references = [*self._of_name.get(name, ()), *self._of_patterns]
+        return [watch for reference in references if (watch := reference()) is not None]
+
     def _forget(self, reference: weakref.ref[Watch]) -> None:
-        # Called in whatever thread the garbage collector runs: so it does nothing more.
-        self._watches.pop(reference, None)
+        # Called in whatever thread the garbage collector runs: so it does nothing more, and leaves
+        # empty what may be filled again just now.
+        self._of_patterns.pop(reference, None)
+        for name in self._watches.pop(reference, ()):
+            if watches := self._of_name.get(name):
+                watches.pop(reference, None)
 
     def _guarded(self, accept: Predicate) -> Predicate:
         """The user's predicate, which must not take the stream of messages down with it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import random
 from collections.abc import Callable, Iterable
@@ -41,6 +42,7 @@ has just reconnected too."""
 
 _RETRY: Final = 0.1
 _CHUNK: Final = 500
+_SHOWN: Final = 10
 
 _FEW: Final = 20
 """So many instances of a name answer a ping from within the handler. More would hold up the event
@@ -120,10 +122,16 @@ class Provider:
                 return found
         else:
             name = service
-            matches = [s for s in self.services if s.name == name and place in ("", s.key[1])]
+            matches = [s for s in self._announcer.named(name) if place in ("", s.key[1])]
             if len(matches) == 1:
                 return matches[0]
-        known = ", ".join(f"{s.name} at {s.key[1] or 'no address'}" for s in self.services)
+        services = self.services
+        known = ", ".join(
+            f"{s.name} at {s.key[1] or 'no address'}" for s in itertools.islice(services, _SHOWN)
+        )
+        more = len(services) - _SHOWN
+        if more > 0:
+            known += f" and {more} more"
         what = f"{name!r} at {place!r}" if place else f"{name!r}"
         raise NotRegistered(
             f"{what} does not name one service registered here; registered: {known or 'nothing'}"
@@ -340,6 +348,8 @@ class Provider:
                     self._link.transport.ordered or self._confirm.is_set()
                 ):
                     await self._listen()
+                if self._announcer.get(announced.service.key) is not announced:
+                    return  # withdrawn meanwhile: the lock may have been waited for
                 # Before it is sent: a change that comes while that takes its time is due at once.
                 self._announcer.sent(announced, self._clock())
                 try:
@@ -453,7 +463,9 @@ class Provider:
                 delivery.succeed()
             return
         self._deliveries.unsure(batch)
-        self._withdrawals.say_again(withdrawals, self._clock())
+        # What was said since the flush began is as doubtful.
+        doubtful = [*withdrawals, *self._withdrawals.take_unconfirmed()]
+        self._withdrawals.say_again(doubtful, self._clock())
         self._alarm.wake()
         if self._link.connected:
             self._announcer.announce_all(self._clock() + _RETRY, _SPREAD)

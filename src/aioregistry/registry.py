@@ -170,16 +170,16 @@ class Registry:
         Takes at most two seconds, usually a round trip. Doing it twice is harmless.
         A cancelled call finishes the closing before it lets the cancellation through.
         """
-        self._closed = True
         session, task = self._session, self._task
+        if session is not None and task is not None and not (session.disowned or task.done()):
+            session.link.check_loop()
+        self._closed = True
         if session is not None and session.disowned:
             return
         if session is None or task is None:
             if not is_in_use(self._transport):
                 await self._transport.aclose()
             return
-        if not task.done():
-            session.link.check_loop()
         session.stop.set()
         await end_of(task)
 
@@ -442,7 +442,8 @@ class Registry:
     async def unobserve(self, *patterns: str) -> None:
         """Forget what the patterns name, unless another observed pattern names it too.
 
-        Watches see what is forgotten as UNREGISTERED. A cancelled call lets the cancellation
+        Watches see what is forgotten as UNREGISTERED, and nothing more of it until it is observed
+        or looked up again. A cancelled call lets the cancellation
         through when the names that remain are heard without the patterns: a round trip later.
 
         Args:

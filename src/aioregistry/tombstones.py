@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final
 
 __all__ = ["LATE", "MAX_TOMBSTONES", "TOMBSTONE_TTL", "Tombstones"]
@@ -17,10 +18,11 @@ was so all the time; it comes back when the incarnation that replaced it is gone
 MAX_TOMBSTONES: Final = 10_000
 
 
-class Tombstones(dict[str, float]):
+class Tombstones(OrderedDict[str, float]):
     """Until when each incarnation stays dead, on the caller's clock; the last one buried is last.
 
-    A dict, so that to ask for a new instance whether it is in here costs no call.
+    A dict, so that to ask for a new instance whether it is in here costs no call; and no plain one,
+    which looks for its first among all those that were there before.
     """
 
     def bury(self, incarnation: str, now: float) -> None:

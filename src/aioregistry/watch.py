@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Protocol, Self
 
@@ -92,7 +93,8 @@ class Watch:
         self._patterns = tuple(pattern for pattern in patterns if is_pattern(pattern))
         self._where = where
         self._include_current = include_current
-        self._pending: dict[tuple[str, str], _Change] = {}
+        # A plain dict looks for its first one among all those that were taken before.
+        self._pending: OrderedDict[tuple[str, str], _Change] = OrderedDict()
         self._attached = self._started = self._ended = False
         self._error: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -124,7 +126,8 @@ class Watch:
             if self._ended:
                 raise StopAsyncIteration
             await self._wait()
-        return self._pending.pop(next(iter(self._pending))).event()
+        _, change = self._pending.popitem(last=False)
+        return change.event()
 
     async def aclose(self) -> None:
         """End the watch: events that were not taken yet are dropped."""

@@ -523,6 +523,14 @@ async def test_unregister_and_set_status_by_name(make: MakeRegistry) -> None:
             await provider.unregister("x")
 
 
+async def test_the_text_of_a_wrong_name_does_not_list_thousands(make: MakeRegistry) -> None:
+    async with make() as registry:
+        for port in range(1, 26):
+            await registry.register("x", f"10.0.0.5:{port}", wait=False)
+        with pytest.raises(NotRegistered, match=r"x at 10\.0\.0\.5:10 and 15 more$"):
+            await registry.unregister("y")
+
+
 async def test_no_status_is_none(make: MakeRegistry) -> None:
     async with make() as provider:
         registration = await provider.register("x", "10.0.0.5:1")

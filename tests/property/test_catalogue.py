@@ -90,6 +90,7 @@ class Model:
         if self.accept(record.service):
             self.records[key] = record
         else:
+            self.release(record)
             del self.records[key]
 
     def withdraw(self, message: Announcement, now: float) -> None:
