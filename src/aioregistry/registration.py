@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 import msgspec
 
 from aioregistry.errors import NotRegistered
 from aioregistry.limits import check_service, status_of
+from aioregistry.provider import Provider
 from aioregistry.service import Service, Status, freeze
 
-__all__ = ["Announces", "Registration"]
-
-
-class Announces(Protocol):
-    """What a registration needs from whoever announces."""
-
-    def current(self, key: tuple[str, str]) -> Service | None:
-        """The registered service under `key`."""
-        ...
-
-    def find(self, service: Service | str, place: str = "") -> Service:
-        """The registered service that is meant; raises `NotRegistered`."""
-        ...
-
-    async def announce(
-        self, service: Service, fields: Iterable[str], *, wait: bool, patient: bool
-    ) -> None:
-        """Announce a service or its change, in these fields."""
-        ...
-
-    async def withdraw(self, *keys: tuple[str, str]) -> None:
-        """Withdraw services."""
-        ...
+__all__ = ["Registration"]
 
 
 class Registration:
@@ -42,7 +21,7 @@ class Registration:
     As an async context manager it unregisters the service when the block is left.
     """
 
-    def __init__(self, provider: Announces, service: Service) -> None:
+    def __init__(self, provider: Provider, service: Service) -> None:
         self._provider = provider
         self._service = service
 
