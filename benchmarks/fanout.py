@@ -22,6 +22,10 @@ _LEAST = 1_000
 _TOGETHER = 5_000
 """How many events there are for each watcher at least, and for all of them together."""
 
+_READ = 500
+"""So many messages come with a read of the socket from a fleet that speaks all at once: 300 to
+700. The watchers have their turn after each, and those of the floor likewise."""
+
 
 def events(watchers: int) -> int:
     """How many events each of so many watchers sees."""
@@ -82,7 +86,7 @@ class Watchers:
         for number in range(self._events):
             for queue in queues:
                 queue.put_nowait(number)
-            if number % 10 == 9:  # a read of the socket brings a few messages
+            if number % _READ == _READ - 1:
                 await asyncio.sleep(0)
         await asyncio.gather(*tasks)
         cpu, wall = time.process_time() - before, time.perf_counter() - started

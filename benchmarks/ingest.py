@@ -14,7 +14,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
-from aioregistry import Registry
+from aioregistry import NatsTransport, Registry
+from aioregistry.limits import MAX_INSTANCES_PER_NAME
 from benchmarks.bare import nats_client, redis_client
 from benchmarks.figures import Budget, Figure
 from benchmarks.fleet import Fleet
@@ -24,6 +25,9 @@ from benchmarks.processes import Part
 from benchmarks.shape import LIMIT
 
 _POLL = 0.01
+_MAX_INSTANCES = 1_000_000
+_MANY = 100_000
+"""Instances of many names; one name has as many as an observer takes in of it."""
 
 _BUDGET = Budget(1 / 0.8)
 """Of the CPU: what a core takes in is at least 0.8 of what the bare driver does. The rate by
@@ -44,11 +48,22 @@ class Receiver(ABC):
         """What comes from now on is measured by `received`."""
         self._before = (self.count(), time.perf_counter(), time.process_time())
 
-    async def received(self, messages: int) -> dict[str, float]:
-        """Wait for so many messages; seconds and CPU seconds since `expect`."""
+    async def received(self, messages: int, instances: int) -> dict[str, float]:
+        """Wait for so many messages; seconds and CPU seconds since `expect`.
+
+        Raises:
+            RuntimeError: a catalogue that does not know so many instances after them: to
+                refuse is cheaper than to learn.
+        """
         count, started, cpu = self._before
         await until(lambda: self.count() >= count + messages, _POLL)
-        return {"wall": time.perf_counter() - started, "cpu": time.process_time() - cpu}
+        cost = {"wall": time.perf_counter() - started, "cpu": time.process_time() - cpu}
+        self.check(instances)
+        return cost
+
+    @abstractmethod
+    def check(self, instances: int) -> None:
+        """Raise `RuntimeError` unless so many instances are known, if any are kept at all."""
 
 
 class Observer(Receiver):
@@ -56,7 +71,7 @@ class Observer(Receiver):
 
     def __init__(self, url: str, pattern: str) -> None:
         super().__init__()
-        self._registry = Registry(url, prefix="ours", max_instances=1_000_000)
+        self._registry = Registry(url, prefix="ours", max_instances=_MAX_INSTANCES)
         self._pattern = pattern
 
     async def open(self) -> None:
@@ -73,6 +88,36 @@ class Observer(Receiver):
 
     def count(self) -> int:
         return self._registry.stats().announcements_received
+
+    def check(self, instances: int) -> None:
+        stats = self._registry.stats()
+        if (stats.instances, stats.refused, stats.malformed) != (instances, 0, 0):
+            raise RuntimeError(
+                f"{stats.instances:,} of {instances:,} instances known, {stats.refused:,} refused,"
+                f" {stats.malformed:,} messages malformed"
+            )
+
+
+class Borrower(Observer):
+    """The same through a client of nats-py that the application has opened.
+
+    The registry leaves the reading to such a client: that is what nats-py costs, and ours.
+    """
+
+    def __init__(self, url: str, pattern: str) -> None:
+        super().__init__(url, pattern)
+        self._url = url
+        self._client: Any = None
+
+    async def open(self) -> None:
+        self._client = await nats_client(self._url)
+        transport = NatsTransport(client=self._client)
+        self._registry = Registry(transport, prefix="ours", max_instances=_MAX_INSTANCES)
+        await super().open()
+
+    async def close(self) -> None:
+        await super().close()
+        await self._client.close()
 
 
 class Bare(Receiver):
@@ -110,6 +155,9 @@ class Bare(Receiver):
             return self._received
         return int(self._subscription.delivered) - int(self._subscription.pending_msgs)
 
+    def check(self, instances: int) -> None:
+        """It keeps none."""
+
     async def _listen(self, pubsub: Any) -> None:
         async for _ in pubsub.listen():
             self._received += 1
@@ -122,11 +170,18 @@ async def _nothing(_message: object) -> None:
 class _Hall:
     """A fleet, an observer and a bare driver on one broker."""
 
-    def __init__(self, url: str, count: int, names: int, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self,
+        url: str,
+        count: int,
+        names: int,
+        stack: contextlib.ExitStack,
+        observer: type[Observer] = Observer,
+    ) -> None:
         pattern = "orders" if names == 1 else "*"
         self.count = count
         self.fleet = stack.enter_context(Part(Fleet, url=url, count=count, names=names))
-        self.ours = stack.enter_context(Part(Observer, url=url, pattern=pattern))
+        self.ours = stack.enter_context(Part(observer, url=url, pattern=pattern))
         self.floor = stack.enter_context(Part(Bare, url=url, pattern=pattern))
         self.ours.call("open")
         self.floor.call("open")
@@ -135,7 +190,9 @@ class _Hall:
         """Let every instance announce itself once, and one receiver hear it."""
         receiver.call("expect")
         self.fleet.begin("announce", prefix=prefix)
-        cost: dict[str, float] = receiver.call("received", messages=self.count)
+        cost: dict[str, float] = receiver.call(
+            "received", messages=self.count, instances=self.count
+        )
         self.fleet.result()
         return cost
 
@@ -181,20 +238,25 @@ def heartbeats(plan: Plan) -> Iterator[Figure]:
                 new.append(hall.both())
         yield from _figures(f"{kind} heartbeats of known instances", count, known, _BUDGET)
         yield from _figures(f"{kind} new instances", count, new, None)
+    with contextlib.ExitStack() as stack:
+        hall = _Hall(plan.brokers["nats"], count, 1, stack, Borrower)
+        hall.both()
+        known = [hall.both() for _ in range(plan.rounds)]
+    yield from _figures("nats heartbeats through a borrowed client", count, known, None)
 
 
 def growth(plan: Plan) -> Iterator[Figure]:
     """How long it takes to learn of many instances, and how that grows."""
-    sizes = (1_000, 10_000) if plan.quick else (1_000, 10_000, 100_000)
-    limits = {(10_000, 1): 1.0, (100_000, 10_000): 10.0}
-    for spread in ("of one name", "of many names"):
-        smaller: list[float] = []
+    limits = {(10_000, 1): 1.0, (_MANY, _MANY // 10): 10.0}
+    for spread, largest in (("of one name", MAX_INSTANCES_PER_NAME), ("of many names", _MANY)):
+        sizes = (1_000, 10_000) if plan.quick else (1_000, 10_000, largest)
+        fewer, smaller = 0, [0.0]
         for size in sizes:
             names = 1 if spread == "of one name" else size // 10
             rounds: list[tuple[dict[str, float], dict[str, float]]] = []
             with contextlib.ExitStack() as stack:
                 hall = _Hall(plan.brokers["nats"], size, names, stack)
-                for _ in range(plan.rounds if size < 100_000 else 2):
+                for _ in range(plan.rounds if size < largest else 2):
                     rounds.append(hall.both())
                     hall.ours.call("forget")
             limit = limits.get((size, names))
@@ -208,13 +270,13 @@ def growth(plan: Plan) -> Iterator[Figure]:
                 Budget(limit, "figure") if limit else None,
             )
             cpu = [ours["cpu"] for ours, _ in rounds]
-            if smaller:
+            if fewer:
                 yield Figure(
-                    f"nats: CPU for {size:,} {spread}, beside {size // 10:,}",
+                    f"nats: CPU for {size:,} {spread}, beside {fewer:,}",
                     "s",
                     cpu,
                     [min(smaller)] * len(cpu),
-                    "a tenth of them, at best",
-                    shape=LIMIT,
+                    f"{fewer:,}, at best",
+                    shape=LIMIT * size / fewer / 10,
                 )
-            smaller = cpu
+            fewer, smaller = size, cpu

@@ -37,8 +37,9 @@ class Knower(Observer):
     """A registry that fills up."""
 
     async def wait_for(self, messages: int) -> int:
-        """Wait for so many announcements; the memory of the process then."""
+        """Wait for so many announcements, all of new instances; the memory of the process then."""
         await until(lambda: self.count() >= messages)
+        self.check(messages)
         return resident()
 
     async def idle(self, seconds: float) -> float:

@@ -208,7 +208,8 @@ def _measure(fleet: Fleet, seconds: float) -> dict[str, float]:
         for observer in observers:
             observer.call("expect")
         living = provider.call("live", seconds=seconds)
-        cpu = [observer.call("received", messages=0)["cpu"] for observer in observers]
+        heard = {"messages": 0, "instances": fleet.instances}
+        cpu = [observer.call("received", **heard)["cpu"] for observer in observers]
         after, spent, took = _counts(monitor), processor.spent() - spent, time.monotonic() - started
     return {
         "messages to the broker": (after["in_msgs"] - before["in_msgs"]) / took,

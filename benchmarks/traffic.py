@@ -239,12 +239,13 @@ def _observing(url: str, instances: int, seconds: float, rounds: int) -> list[tu
         for receiver, prefix in ((ours, "ours"), (bare, "floor")):
             receiver.call("expect")
             fleet.call("announce", prefix=prefix)
-            receiver.call("received", messages=instances)
+            receiver.call("received", messages=instances, instances=instances)
 
         def once(receiver: Part, prefix: str) -> float:
             receiver.call("expect")
             messages = fleet.call("beat", prefix=prefix, seconds=seconds)
-            cpu: float = receiver.call("received", messages=messages)["cpu"]
+            cost = receiver.call("received", messages=messages, instances=instances)
+            cpu: float = cost["cpu"]
             return cpu
 
         return [(once(ours, "ours"), once(bare, "floor")) for _ in range(rounds)]
