@@ -2,6 +2,9 @@
 
 They need no broker, so the instances come over the in-memory transport. Each batch of calls
 is followed by a batch of the floor in the same process, within milliseconds.
+
+What was found stays until something of the name changes: the first lookup after that goes
+through all its instances, and has a line of its own.
 """
 
 from __future__ import annotations
@@ -15,10 +18,12 @@ from aioregistry import (
     LeastPending,
     Predicate,
     Random,
+    Registration,
     Registry,
     Rendezvous,
     RoundRobin,
     Service,
+    Status,
     Weighted,
     metadata,
     passing,
@@ -31,6 +36,13 @@ from benchmarks.processes import Part
 _BATCH_SECONDS = 0.005
 _MAX_BATCH = 5_000
 
+_HEADLINE = "passing + RoundRobin"
+"""What the project has promised something of."""
+
+_LIMIT = 5.0
+"""What a lookup among ten thousand may cost, as a multiple of one among a single instance: not
+even noise explains more. A look at each of them would be a thousand times as much."""
+
 
 class Caller:
     """A process that looks services up."""
@@ -38,12 +50,13 @@ class Caller:
     def __init__(self, instances: int) -> None:
         self._registry = Registry("memory://", ttl=TTL)
         self._instances = instances
+        self._registrations: list[Registration] = []
 
     async def open(self) -> None:
         await self._registry.start()
         await self._registry.observe("orders")
         every = [instance(number, 1) for number in range(self._instances)]
-        await asyncio.gather(*map(self._registry.register, every))
+        self._registrations = await asyncio.gather(*map(self._registry.register, every))
         found = await self._registry.get_services("orders", minimum=self._instances, timeout=30)
         if len(found) != self._instances:
             raise RuntimeError(f"{len(found)} of {self._instances} instances known")
@@ -63,6 +76,18 @@ class Caller:
         calls = min(max(int(_BATCH_SECONDS * 1e9 / once), 2), _MAX_BATCH)
         return [[await ours(calls), await _floor(_MAX_BATCH)] for _ in range(rounds)]
 
+    async def after_change(self, rounds: int) -> list[float]:
+        """Nanoseconds for the first call after each change of one instance, of the headline."""
+        where, balancer = self._ways()[_HEADLINE]
+        registration = self._registrations[0]
+        took: list[float] = []
+        async with self._registry.watch("orders", include_current=False) as watch:
+            for number in range(rounds):
+                await registration.set_status(Status.PASSING if number % 2 else Status.WARNING)
+                await anext(watch)
+                took.append(await self._timed(where, balancer, 1))
+        return took
+
     def _plain(self, calls: int) -> float:
         cached = self._registry.cached
         started = time.perf_counter_ns()
@@ -80,7 +105,7 @@ class Caller:
     def _ways(self) -> dict[str, tuple[Predicate | None, Balancer | None]]:
         return {
             "default": (None, None),
-            "passing + RoundRobin": (passing, RoundRobin()),
+            _HEADLINE: (passing, RoundRobin()),
             "metadata predicate": (metadata(zone="eu-west-0"), None),
             "Random": (None, Random()),
             "LeastPending": (None, LeastPending()),
@@ -91,7 +116,7 @@ class Caller:
 
 WAYS = (
     "default",
-    "passing + RoundRobin",
+    _HEADLINE,
     "metadata predicate",
     "Random",
     "LeastPending",
@@ -116,13 +141,29 @@ async def _floor(calls: int) -> float:
 def lookups(plan: Plan) -> Iterator[Figure]:
     """The price of an answer from memory, by the number of instances to choose from."""
     rounds = 3 * plan.rounds if plan.quick else 7 * plan.rounds
-    for size in (1, 10_000) if plan.quick else (1, 10, 1_000, 10_000):
+    sizes = (1, 10_000) if plan.quick else (1, 10, 1_000, 10_000)
+    headline: dict[int, list[float]] = {}
+    for size in sizes:
         with Part(Caller, instances=size) as caller:
             caller.call("open")
             for way in WAYS:
                 pairs = caller.call("compare", way=way, rounds=rounds)
                 ours, floor = zip(*pairs, strict=True)
-                budget = Budget(1_000, "figure") if way == "passing + RoundRobin" else None
+                if way == _HEADLINE:
+                    headline[size] = list(ours)
+                budget = Budget(1_000, "figure") if way == _HEADLINE else None
                 what = way if way == "cached()" else f"get_service, {way}"
                 title = f"{what}, {size:,} instance{'s' * (size > 1)}"
                 yield Figure(title, "ns", ours, floor, "awaited dict", budget)
+            if size == sizes[-1]:
+                changed = caller.call("after_change", rounds=rounds)
+                yield Figure(
+                    f"get_service, {_HEADLINE}, first after a change, {size:,} instances",
+                    "µs",
+                    [each / 1e3 for each in changed],
+                    [each / 1e3 for each in headline[size]],
+                    "further ones",
+                )
+    few, many = headline[sizes[0]], headline[sizes[-1]]
+    title = f"growth: get_service, {_HEADLINE}, {sizes[-1]:,} instances beside one"
+    yield Figure(title, "ns", many, few, "one instance", shape=_LIMIT)
