@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import signal
 import sys
 import time
-from collections.abc import Iterator
+import traceback
 from pathlib import Path
 
 from aioregistry.testing.brokers import nats_server, redis_server
@@ -54,51 +55,92 @@ BENCHMARKS: dict[str, Benchmark] = {
 SLOW = ("living", "crash", "http", "peers", "scaling")
 """These take no part in a quick run, unless they are asked for."""
 
+_SPREAD = "median (least..most)"
+
 # Else Redis cuts off whoever has 32 MB waiting: a fleet that speaks all at once.
 _REDIS_OPTIONS = ("--client-output-buffer-limit", "pubsub 0 0 0")
 
 
 def main() -> int:
-    """Measure, or print again what was measured; 1 if something grows as it must not."""
+    """Measure, or print again what was measured.
+
+    1 if something failed, or grows as it must not; what was measured is kept all the same.
+    """
     options = _options()
     if options.markdown:
         _print_again(options.json)
         return 0
-    facts = machine.describe()
-    print("\n".join(f"{name}: {value}" for name, value in facts.items()), flush=True)
-    started = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else brokers would stay behind
     names = options.only or [name for name in BENCHMARKS if not (options.quick and name in SLOW)]
     plan = Plan(options.rounds or (2 if options.quick else 7), options.quick, {})
-    figures: list[Figure] = []
-    for figure in _measured(names, plan):
-        figures.append(figure)
-        print("  ".join(filter(None, row(figure))), flush=True)
-    seconds = time.monotonic() - started
-    report = {
-        "facts": facts,
-        "seconds": seconds,
-        "rounds": plan.rounds,
-        "quick": plan.quick,
-        "figures": [figure.to_json() for figure in figures],
-    }
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"\n{table(figures)}\n\n{seconds:.0f} s, {plan.rounds} rounds: median (least..most)")
-    print(f"written to {options.json}")
-    for figure in figures:
+    run = _Run(plan, machine.describe())
+    try:
+        run.measure(names)
+    finally:
+        run.write(options.json)
+        run.print_table()
+        print(f"written to {options.json}", flush=True)
+    for figure in run.figures:
         if figure.misshapen:
             print(f"out of shape: {figure.name}", file=sys.stderr)
-    return int(any(figure.misshapen for figure in figures))
+    for name in run.failed:
+        print(f"failed: {name}", file=sys.stderr)
+    return int(bool(run.failed) or any(figure.misshapen for figure in run.figures))
 
 
-def _measured(names: list[str], plan: Plan) -> Iterator[Figure]:
-    with contextlib.ExitStack() as stack:
-        plan.brokers["nats"] = stack.enter_context(nats_server()).url
-        plan.brokers["redis"] = stack.enter_context(redis_server(*_REDIS_OPTIONS)).url
-        for name in names:
-            started = time.monotonic()
-            yield from BENCHMARKS[name](plan)
-            print(f"({name}: {time.monotonic() - started:.0f} s)", flush=True)
+class _Run:
+    """What has been measured so far.
+
+    Attributes:
+        figures: in the order in which they came.
+        failed: the names of benchmarks that were not finished.
+    """
+
+    def __init__(self, plan: Plan, facts: dict[str, str]) -> None:
+        self.figures: list[Figure] = []
+        self.failed: list[str] = []
+        self._plan = plan
+        self._facts = facts
+        self._started = time.monotonic()
+
+    def measure(self, names: list[str]) -> None:
+        """Measure one after the other; what fails does not keep the rest from being measured."""
+        with contextlib.ExitStack() as stack:
+            brokers = self._plan.brokers
+            brokers["nats"] = stack.enter_context(nats_server()).url
+            brokers["redis"] = stack.enter_context(redis_server(*_REDIS_OPTIONS)).url
+            for kind, url in brokers.items():
+                self._facts[f"{kind} broker"] = machine.describe_broker(url)
+            print("\n".join(f"{name}: {value}" for name, value in self._facts.items()), flush=True)
+            for name in names:
+                started = time.monotonic()
+                try:
+                    for figure in BENCHMARKS[name](self._plan):
+                        self.figures.append(figure)
+                        print("  ".join(filter(None, row(figure, self._plan.rounds))), flush=True)
+                except Exception:  # noqa: BLE001 - whatever it is, the others may be well
+                    traceback.print_exc()
+                    self.failed.append(name)
+                print(f"({name}: {time.monotonic() - started:.0f} s)", flush=True)
+
+    def write(self, file: Path) -> None:
+        """All that was measured, as JSON."""
+        report = {
+            "facts": self._facts,
+            "seconds": time.monotonic() - self._started,
+            "rounds": self._plan.rounds,
+            "quick": self._plan.quick,
+            "failed": self.failed,
+            "figures": [figure.to_json() for figure in self.figures],
+        }
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(report, indent=2) + "\n")
+
+    def print_table(self) -> None:
+        """All that was measured, in Markdown."""
+        seconds, rounds = time.monotonic() - self._started, self._plan.rounds
+        print(f"\n{table(self.figures, rounds)}\n")
+        print(f"{seconds:.0f} s, {rounds} rounds, where no other number is given: {_SPREAD}")
 
 
 def _print_again(file: Path) -> None:
@@ -106,8 +148,8 @@ def _print_again(file: Path) -> None:
     report = json.loads(file.read_text())
     for name, value in report["facts"].items():
         print(f"- {name}: {value}")
-    print(f"- {report['rounds']} rounds in {report['seconds']:.0f} s: median (least..most)\n")
-    print(table(map(Figure.from_json, report["figures"])))
+    print(f"- {report['rounds']} rounds in {report['seconds']:.0f} s: {_SPREAD}\n")
+    print(table(map(Figure.from_json, report["figures"]), report["rounds"]))
 
 
 def _options() -> argparse.Namespace:

@@ -87,5 +87,5 @@ def crashes(plan: Plan) -> Iterator[Figure]:
             seconds,
             [_INTERVAL] * count,
             "heartbeat interval",
-            Budget(1.5),
+            Budget(1.5, each=True),
         )

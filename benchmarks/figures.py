@@ -17,15 +17,26 @@ class Budget:
         limit: the number.
         of: whether it limits the ratio to the floor, or the figure itself.
         at_least: whether more is better.
+        each: whether it holds for the worst of the rounds, and not for their median.
     """
 
     limit: float
     of: Literal["ratio", "figure"] = "ratio"
     at_least: bool = False
+    each: bool = False
 
     def __str__(self) -> str:
         sign = "≥" if self.at_least else "≤"
-        return f"{sign} {number(self.limit)}{' x' if self.of == 'ratio' else ''}"
+        unit = " x" if self.of == "ratio" else ""
+        return f"{sign} {number(self.limit)}{unit}{', each' if self.each else ''}"
+
+    def met(self, values: Sequence[float]) -> bool:
+        """Whether it is kept by one value for each round."""
+        if not self.each:
+            value = statistics.median(values)
+        else:
+            value = min(values) if self.at_least else max(values)
+        return value >= self.limit if self.at_least else value <= self.limit
 
 
 @dataclass(frozen=True)
@@ -70,10 +81,8 @@ class Figure:
         """Whether the budget is kept; None where there is none."""
         if self.budget is None:
             return None
-        value = self.ratio if self.budget.of == "ratio" else statistics.median(self.ours)
-        if value is None:
-            return None
-        return value >= self.budget.limit if self.budget.at_least else value <= self.budget.limit
+        values = self.ratios if self.budget.of == "ratio" else self.ours
+        return self.budget.met(values) if values else None
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Self:
@@ -86,6 +95,7 @@ class Figure:
     def to_json(self) -> dict[str, Any]:
         plain = dataclasses.asdict(self)
         return plain | {
+            "rounds": len(self.ours),
             "median": statistics.median(self.ours),
             "floor_median": statistics.median(self.floor) if self.floor else None,
             "ratio": self.ratio,
@@ -110,13 +120,14 @@ def _with_spread(values: Sequence[float]) -> str:
 HEADINGS = ("figure", "unit", "aioregistry", "floor, or peer", "ratio", "budget", "")
 
 
-def row(figure: Figure) -> tuple[str, ...]:
-    """A figure as the cells of the table."""
+def row(figure: Figure, rounds: int) -> tuple[str, ...]:
+    """A figure as the cells of the table; it says so where it has fewer rounds than the run."""
     met = {None: "", True: "met", False: "MISSED"}[figure.met]
     if figure.misshapen:
         met = "OUT OF SHAPE"
+    had = len(figure.ours)
     return (
-        figure.name,
+        figure.name if had >= rounds else f"{figure.name} [{had} round{'s' * (had > 1)}]",
         figure.unit,
         _with_spread(figure.ours),
         f"{_with_spread(figure.floor)} {figure.floor_name}" if figure.floor else figure.floor_name,
@@ -126,9 +137,9 @@ def row(figure: Figure) -> tuple[str, ...]:
     )
 
 
-def table(figures: Iterable[Figure]) -> str:
-    """All figures, in Markdown."""
-    rows = [HEADINGS, *map(row, figures)]
+def table(figures: Iterable[Figure], rounds: int) -> str:
+    """All figures of a run of so many rounds, in Markdown."""
+    rows = [HEADINGS, *(row(figure, rounds) for figure in figures)]
     widths = [max(len(each[column]) for each in rows) for column in range(len(HEADINGS))]
     lines = [
         "| "

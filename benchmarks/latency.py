@@ -29,6 +29,14 @@ _PERIOD: Final = 0.003
 _STRAGGLERS: Final = 1.0
 """How long to wait for the last events, in seconds."""
 
+_MOST_LOST: Final = 0.01
+"""Where the machine paused, the events of two changes may be one. More than so many of all are
+not lost to that, and the times of the rest would flatter."""
+
+
+class EventsLost(Exception):
+    """Too many events did not come."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Way:
@@ -222,12 +230,12 @@ def changes(plan: Plan) -> Iterator[Figure]:
             for part in (watcher, provider, subscriber, publisher):
                 part.call("open")
             for way in WAYS:
-                _once(provider, watcher, 20, way=way)
-            _once(publisher, subscriber, 20)
+                _once(kind, provider, watcher, 20, way=way)
+            _once(kind, publisher, subscriber, 20)
             for _ in range(plan.rounds):
                 for way, times in ours.items():
-                    times.append(_once(provider, watcher, count, way=way))
-                bare.append(_once(publisher, subscriber, count))
+                    times.append(_once(kind, provider, watcher, count, way=way))
+                bare.append(_once(kind, publisher, subscriber, count))
         for way, about in WAYS.items():
             for percent in (50, 99):
                 yield Figure(
@@ -240,15 +248,27 @@ def changes(plan: Plan) -> Iterator[Figure]:
                 )
 
 
-def _once(publisher: Part, subscriber: Part, count: int, **way: str) -> list[float]:
-    """The milliseconds that each change took.
-
-    Where the machine paused, the events of two changes may be one: those are left out.
-    """
+def _once(kind: str, publisher: Part, subscriber: Part, count: int, **way: str) -> list[float]:
+    """The milliseconds that each change took."""
     subscriber.call("expect")
     publisher.begin("run", count=count, **way)
     sent = publisher.result()
     seen = subscriber.call("seen", count=count, **way)
+    return milliseconds(sent, seen, f"{kind}: {way.get('way', 'bare publish')}")
+
+
+def milliseconds(sent: Sequence[int], seen: Sequence[int], what: str) -> list[float]:
+    """How long each took; what was not seen, which is 0 there, is left out and told.
+
+    Raises:
+        EventsLost: that is more than one in a hundred.
+    """
+    lost = sum(not there for there in seen)
+    if lost:
+        told = f"{what}: {lost} of {len(seen)} events did not come"
+        if lost > _MOST_LOST * len(seen):
+            raise EventsLost(told)
+        print(told, flush=True)
     return [(there - here) / 1e6 for here, there in zip(sent, seen, strict=True) if there]
 
 

@@ -12,7 +12,11 @@ import importlib
 import json
 import subprocess
 import sys
+import threading
 from typing import Any, Self
+
+PATIENCE = 300.0
+"""After so many seconds no part has a result any more: it waits for one that failed, say."""
 
 
 class Part:
@@ -35,7 +39,10 @@ class Part:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
+        if kind is not None and not issubclass(kind, Exception):
+            self.kill()  # the run is being ended: nobody asks how the parts take it
+            return
         try:
             self._process.communicate(timeout=20)
         except subprocess.TimeoutExpired:
@@ -54,8 +61,21 @@ class Part:
         self._process.stdin.flush()
 
     def result(self) -> Any:
-        """The result of the call begun first."""
-        line = self._process.stdout.readline() if self._process.stdout else ""
+        """The result of the call begun first.
+
+        Raises:
+            RuntimeError: the process ended, and has said why; or there was none within
+                `PATIENCE`, and it has been killed.
+        """
+        late = threading.Event()
+        deadline = threading.Timer(PATIENCE, self._give_up, (late,))
+        deadline.start()
+        try:
+            line = self._process.stdout.readline() if self._process.stdout else ""
+        finally:
+            deadline.cancel()
+        if not line and late.is_set():
+            raise RuntimeError(f"no result of {self._name} within {PATIENCE:g} s")
         if not line:
             raise RuntimeError(f"the process of {self._name} ended: {self._process.wait()}")
         return json.loads(line)
@@ -64,6 +84,10 @@ class Part:
         """End the process as a crash would (SIGKILL)."""
         self._process.kill()
         self._process.wait()
+
+    def _give_up(self, late: threading.Event) -> None:
+        late.set()
+        self._process.kill()
 
 
 async def _serve(module: str, name: str, options: dict[str, Any]) -> None:

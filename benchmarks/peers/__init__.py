@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.figures import Figure
-from benchmarks.latency import quantile
+from benchmarks.latency import EventsLost, milliseconds, quantile
 from benchmarks.peers import ours, servers
 from benchmarks.plan import Plan
 from benchmarks.processes import Part
@@ -117,7 +117,7 @@ def _compare(peer: Peer, url: str, plan: Plan) -> Iterator[Figure]:
 
         try:
             yield from question(peer, pairs, rounds)
-        except RuntimeError as error:  # a process of it ended, and has said why
+        except RuntimeError as error:  # a process of it ended and has said why, or events got lost
             print(f"peers: {peer.title} gave up: {error}", flush=True)
 
 
@@ -125,11 +125,17 @@ _Pairs = Callable[[contextlib.ExitStack], tuple[_Pair, _Pair]]
 
 
 def _latency(peer: Peer, pairs: _Pairs, rounds: int) -> Iterator[Figure]:
-    def once(pair: _Pair) -> list[float]:
+    def once(pair: _Pair, whose: str = "aioregistry") -> list[float]:
         pair.knower.call("expect")
         started = pair.provider.call("lives", count=peer.lives, pause=_PAUSE)
         seen = pair.knower.call("seen", count=peer.lives)
-        return [(end - start) / 1e6 for start, end in zip(started, seen, strict=True) if end]
+        return milliseconds(started, seen, f"peers: {whose}")
+
+    def their_once(pair: _Pair) -> list[float]:
+        try:
+            return once(pair, peer.title)
+        except EventsLost as error:  # ours must not, but this is no fault of the run
+            raise RuntimeError(str(error)) from error
 
     title = f"peers: register to event, beside {peer.title}"
     with contextlib.ExitStack() as stack:
@@ -140,7 +146,7 @@ def _latency(peer: Peer, pairs: _Pairs, rounds: int) -> Iterator[Figure]:
                 f"{title}, p50", "ms", [quantile(each, 50) for each in own], (), peer.silent
             )
             return
-        both = [(once(mine), once(theirs)) for _ in range(rounds)]
+        both = [(once(mine), their_once(theirs)) for _ in range(rounds)]
     for percent in (50, 99) if peer.lives >= 100 else (50,):
         yield Figure(
             f"{title}, p{percent}",

@@ -17,7 +17,7 @@ _START_TIMEOUT = 30.0
 _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """Where they keep their data: not on the disk, which they would wait for."""
 
-_JAR = Path("/usr/share/java/zookeeper.jar")
+ZOOKEEPER = Path("/usr/share/java/zookeeper.jar")
 
 
 class NotInstalled(Exception):
@@ -45,7 +45,7 @@ def etcd() -> Generator[str]:
 def zookeeper() -> Generator[str]:
     """Run a ZooKeeper until the block ends."""
     java = shutil.which("java")
-    if java is None or not _JAR.exists():
+    if java is None or not ZOOKEEPER.exists():
         raise NotInstalled("there is no ZooKeeper; on Debian: apt-get install zookeeper")
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="benchmarks-zookeeper-", dir=_MEMORY) as folder:
@@ -54,7 +54,7 @@ def zookeeper() -> Generator[str]:
         more = (f"clientPort={port}", "admin.enableServer=false", "maxClientCnxns=0")
         settings.write_text("\n".join((*lines, *more)) + "\n")
         main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
-        with _running([java, "-cp", str(_JAR), main, str(settings)], port):
+        with _running([java, "-cp", str(ZOOKEEPER), main, str(settings)], port):
             yield f"zookeeper://127.0.0.1:{port}"
 
 
