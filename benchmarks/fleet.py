@@ -69,7 +69,7 @@ class Fleet:
     def __init__(self, url: str, count: int, names: int, *, alike: bool = True) -> None:
         self._address = (urlsplit(url).hostname or "", urlsplit(url).port or 0)
         self._nats = url.startswith("nats")
-        pack = _nats_command if self._nats else _redis_command
+        pack = _nats_command if self._nats else redis_command
         self._commands = {
             prefix: [pack(*each) for each in announcements(prefix, count, names, alike=alike)]
             for prefix in ("ours", "floor")
@@ -105,7 +105,8 @@ def _nats_command(subject: str, payload: bytes) -> bytes:
     return b"PUB %b %d\r\n%b\r\n" % (subject.encode(), len(payload), payload)
 
 
-def _redis_command(subject: str, payload: bytes) -> bytes:
+def redis_command(subject: str, payload: bytes) -> bytes:
+    """What publishes it; a subscriber gets as many bytes."""
     channel = subject.encode()
     return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
         len(channel),

@@ -3,6 +3,8 @@
 Bytes are counted by a process that stands between the registries and the broker and passes on
 what it gets, so they are what TCP carries: commands, subjects, probes of the link and all.
 The floor of messages is one for each heartbeat interval; that of bytes the payloads of these.
+Once with many instances in one process, where the probes of the link do not count, and once with
+one in each.
 
 CPU is measured at a trickle, for a heartbeat every five seconds: a few messages in each read
 of the socket, as in life, and not the full buffers of `ingest.py`.
@@ -37,6 +39,9 @@ _SPREAD = JITTER
 was registered together beats within so much of it. Windows are whole numbers of beats long."""
 
 _OBSERVERS = 2
+_ALONE = 10
+"""So many providers have one instance each: one would tell little about a minute."""
+
 _SETTLE = 3.0
 
 
@@ -78,8 +83,16 @@ class Meter:
 class Provider:
     """A process that provides many instances."""
 
-    def __init__(self, url: str, instances: int, ttl: float, interval: float, first: int) -> None:
-        self._registry = Registry(url, prefix="ours", ttl=ttl, heartbeat_interval=interval)
+    def __init__(
+        self,
+        url: str,
+        instances: int,
+        ttl: float,
+        interval: float,
+        first: int,
+        prefix: str = "ours",
+    ) -> None:
+        self._registry = Registry(url, prefix=prefix, ttl=ttl, heartbeat_interval=interval)
         self._services = [instance(first + number, 1) for number in range(instances)]
 
     async def open(self) -> int:
@@ -100,6 +113,48 @@ class Provider:
 
     async def close(self) -> None:
         await self._registry.aclose()
+
+
+class Providers:
+    """As many registries as there would be processes, each with a connection of its own.
+
+    To the broker they are processes; here they share one, as hundreds of interpreters would ask
+    too much of a machine.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        processes: int,
+        instances: int,
+        ttl: float,
+        interval: float,
+        prefix: str = "ours",
+    ) -> None:
+        each = instances // processes
+        self._pause = interval / processes
+        self._providers = [
+            Provider(url, each, ttl, interval, each * number, prefix) for number in range(processes)
+        ]
+
+    async def open(self) -> int:
+        """Start them, evenly over an interval; how many bytes an announcement's payload has."""
+        size = 0
+        for provider in self._providers:
+            size = await provider.open()
+            await asyncio.sleep(self._pause)
+        return size
+
+    async def sent(self) -> int:
+        """How many announcements went out."""
+        return sum([await provider.sent() for provider in self._providers])
+
+    async def live(self, seconds: float) -> float:
+        """The CPU seconds of all of them that pass in so many seconds."""
+        return await self._providers[0].live(seconds)
+
+    async def close(self) -> None:
+        await asyncio.gather(*[provider.close() for provider in self._providers])
 
 
 class BareProvider:
@@ -154,49 +209,63 @@ def on_the_wire(plan: Plan) -> Iterator[Figure]:
     instances, beats = (100, 1) if plan.quick else (200, 8)
     seconds = beats * INTERVAL * _BEATS
     for kind, url in plan.brokers.items():
-        rounds: list[tuple[float, float, float]] = []
+        rounds: list[tuple[float, ...]] = []
         with contextlib.ExitStack() as stack:
-            meters = [stack.enter_context(Part(Meter, url=url)) for _ in range(2)]
-            above, below = (meter.call("open") for meter in meters)
+            meters = [stack.enter_context(Part(Meter, url=url)) for _ in range(3)]
+            above, below, aside = (meter.call("open") for meter in meters)
             observers = [
                 stack.enter_context(Part(Observer, url=below, pattern="orders"))
                 for _ in range(_OBSERVERS)
             ]
             for observer in observers:
                 observer.call("open")
+            options = {"ttl": TTL, "interval": INTERVAL}
             provider = stack.enter_context(
-                Part(Provider, url=above, instances=instances, ttl=TTL, interval=INTERVAL, first=0)
+                Part(Provider, url=above, instances=instances, first=0, **options)
+            )
+            alone = stack.enter_context(
+                Part(
+                    Providers,
+                    url=aside,
+                    processes=_ALONE,
+                    instances=_ALONE,
+                    prefix="alone",
+                    **options,
+                )
             )
             size = provider.call("open")
+            alone.call("open")
             time.sleep(_SETTLE)
             before = _look(provider, meters)
             for _ in range(2 if plan.quick else 3):
                 time.sleep(seconds)
                 now = _look(provider, meters)
-                minutes = (now[3] - before[3]) / 60
-                messages, up, down = (
-                    (now[column] - before[column]) / instances / minutes for column in range(3)
+                minutes = (now[-1] - before[-1]) / 60
+                shares = (instances, instances, _OBSERVERS * instances, _ALONE, _ALONE)
+                rounds.append(
+                    tuple(
+                        (after - earlier) / share / minutes
+                        for after, earlier, share in zip(now, before, shares, strict=False)
+                    )
                 )
-                rounds.append((messages, up, down / _OBSERVERS))
                 before = now
-        sent, up_there, down_here = ([each[column] for each in rounds] for column in range(3))
+        sent, up_there, down_here, up_alone, down_alone = map(list, zip(*rounds, strict=True))
         least = 60 / INTERVAL
         title = f"{kind}: of an instance in a minute, with defaults,"
         yield Figure(f"{title} messages", "msgs", sent, [least] * len(rounds), "one an interval")
         bare = [least * size] * len(rounds)
-        yield Figure(f"{title} bytes to the broker", "bytes", up_there, bare, "payloads of these")
-        yield Figure(
-            f"{title} bytes to each observer", "bytes", down_here, bare, "payloads of these"
-        )
+        payloads = "payloads of these"
+        yield Figure(f"{title} bytes to the broker", "bytes", up_there, bare, payloads)
+        yield Figure(f"{title} bytes to each observer", "bytes", down_here, bare, payloads)
+        title = f"{kind}: of a process with one instance in a minute, with defaults,"
+        yield Figure(f"{title} bytes to the broker", "bytes", up_alone, bare, payloads)
+        yield Figure(f"{title} bytes from the broker", "bytes", down_alone, (), "observes nothing")
 
 
-def _look(provider: Part, meters: list[Part]) -> tuple[int, int, int, float]:
-    return (
-        provider.call("sent"),
-        meters[0].call("counts")[0],
-        meters[1].call("counts")[1],
-        time.monotonic(),
-    )
+def _look(provider: Part, meters: list[Part]) -> tuple[float, ...]:
+    """Announcements sent; bytes of the many, to observers, of the lone ones both ways; the time."""
+    there, here, alone = (meter.call("counts") for meter in meters)
+    return provider.call("sent"), there[0], here[1], *alone, time.monotonic()
 
 
 def living(plan: Plan) -> Iterator[Figure]:

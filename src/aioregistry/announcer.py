@@ -26,8 +26,8 @@ ANSWER_BURST: Final = 3
 """So many pings of one name in a row are answered at once."""
 
 ANSWER_COST: Final = 0.0001
-"""What the window grows by with each instance of the name, in seconds: it bounds the
-answers of one process to ten thousand a second, whatever the pings."""
+"""What the window grows by with each instance of the name, in seconds: it bounds the answers
+of one process for one name to ten thousand a second, whatever the pings."""
 
 _SLACK: Final = 0.02
 """Heartbeats due within so many seconds go out together."""
