@@ -14,6 +14,7 @@ import threading
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -726,3 +727,27 @@ def test_nothing_of_a_framework_is_imported_by_the_library() -> None:
     imported: set[str] = ast.literal_eval(done.stdout)
     assert "aioregistry" in imported
     assert not imported & frameworks
+
+
+async def test_of_a_descriptor_that_takes_ipv4_as_well_as_ipv6(
+    registry: Registry, ours: Registry
+) -> None:
+    """What systemd hands over for `ListenStream=8000`; uvicorn takes it for a Unix socket."""
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listening:
+        app = FastAPI(lifespan=register(ours, "orders"))
+        async with served(app, uvicorn.Server, fd=listening.fileno()):
+            service = await registry.get_service("orders", timeout=10)
+            assert ":" not in service.hostname_port[0]
+            assert (await get(service)).status_code == 404
+
+
+@pytest.mark.parametrize("address", ["", "localhost:0"])
+async def test_of_several_workers_at_a_unix_socket_says_what_is_wrong(
+    ours: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture, address: str
+) -> None:
+    """`uvicorn --uds orders.sock --workers 4`: no advice that leads on to the next error."""
+    app = FastAPI(lifespan=register(ours, "orders", address, own_port=True))
+    async with served(app, uvicorn.Server, uds=f"{tmp_path}/orders.sock"):
+        await eventually(lambda: "orders is not announced" in caplog.text)
+    assert "server was not found" not in caplog.text
+    assert "Unix socket" in caplog.text

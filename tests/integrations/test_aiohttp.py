@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import socket
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ import aiohttp
 import pytest
 import trustme
 from aiohttp import web
+from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.test_utils import TestServer
 
 from aioregistry import LeastPending, Registry, Rendezvous
@@ -24,6 +26,7 @@ from aioregistry.integrations.resilience import Policy
 from aioregistry.testing.brokers import unused_port
 from aioregistry.transports.memory import MemoryBroker, MemoryTransport
 from tests.integrations.instance import (
+    Behaviour,
     Instance,
     Received,
     add_a_slash,
@@ -380,10 +383,6 @@ async def test_the_total_timeout_is_for_all_attempts(
         with pytest.raises(TimeoutError):
             await session.get("http://orders/")
         assert sum(len(each.received) for each in two) == 1
-        # It counts against the instance: the other one gets what follows.
-        with pytest.raises(TimeoutError):
-            await session.get("http://orders/")
-        assert [len(each.received) for each in two] == [1, 1]
 
 
 async def test_nobody_is_blamed_while_the_connector_has_no_connection_left(
@@ -533,3 +532,124 @@ async def test_the_resolver_says_why_it_cannot(registry: Registry) -> None:
         await registry.register("far", "nowhere.invalid:80")
         with pytest.raises(aiohttp.ClientConnectorDNSError):
             await session.get("http://far/")
+
+
+async def silent_after_some(request: Received, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+    await never(request, writer)
+
+
+async def silent_before_the_end(request: Received, writer: asyncio.StreamWriter) -> None:
+    writer.write(response(b"0123456789")[:-5])
+    await never(request, writer)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "whose"),
+    [
+        (never, "session"),
+        (never, "request"),
+        (silent_after_some, "session"),
+        (silent_before_the_end, "session"),
+    ],
+)
+async def test_an_instance_that_is_silent_until_the_total_timeout_is_set_aside(
+    registry: Registry, two: list[Instance], behaviour: Behaviour, whose: str
+) -> None:
+    two[0].behaviour = behaviour
+    middleware = RegistryMiddleware(registry, policy=Policy(failures=1))
+    total, ample = aiohttp.ClientTimeout(total=0.2), aiohttp.ClientTimeout()
+    of_session, of_request = (total, None) if whose == "session" else (ample, total)
+    late = 0
+    async with aiohttp.ClientSession(middlewares=[middleware], timeout=of_session) as session:
+        for _ in range(8):
+            try:
+                async with session.get("http://orders/", timeout=of_request or of_session) as got:
+                    await got.read()
+            except TimeoutError:
+                late += 1
+    assert late == 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "limit_per_host", "connect"),
+    [(100, 1, None), (1, 0, 0.05)],
+    ids=["limit_per_host", "connect"],
+)
+async def test_nobody_is_blamed_for_the_limits_of_the_connector(
+    registry: Registry,
+    two: list[Instance],
+    limit: int,
+    limit_per_host: int,
+    connect: float | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(resilience, "_PATIENCE", 0.05)
+    more = asyncio.Event()
+
+    async def slow(_: Received, writer: asyncio.StreamWriter) -> None:
+        await more.wait()
+        writer.write(response(b""))
+
+    for each in two:
+        each.behaviour = slow
+    middleware = RegistryMiddleware(registry, policy=Policy(failures=1))
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=limit, limit_per_host=limit_per_host),
+        middlewares=[middleware],
+        timeout=aiohttp.ClientTimeout(connect=connect),
+    ) as session:
+        requests = [asyncio.create_task(session.post("http://orders/")) for _ in range(4)]
+        await eventually(lambda: any(each.received for each in two))
+        await asyncio.sleep(0.3)
+        more.set()
+        for got in await asyncio.gather(*requests, return_exceptions=True):
+            if isinstance(got, aiohttp.ClientResponse):
+                got.release()
+    assert "set aside" not in caplog.text
+
+
+async def test_an_inner_middlewares_own_timeout_reaches_the_caller(registry: Registry) -> None:
+    """With one instance there is no part of the time for it, and so no `patience` to tell."""
+
+    async def authorize(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        async with asyncio.timeout(0.05):
+            await asyncio.sleep(60)  # for a token
+        return await handler(request)
+
+    async with running(instance := Instance("a")):
+        await registry.register("orders", instance.address)
+        middleware = RegistryMiddleware(registry)
+        async with aiohttp.ClientSession(middlewares=[middleware, authorize]) as session:
+            with pytest.raises(TimeoutError):
+                await session.get("http://orders/")
+
+
+class Elsewhere(AbstractResolver):
+    """Where the name of a host leads, by DNS."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        where = "127.0.0.1" if host == "orders" else host
+        return [
+            ResolveResult(hostname=host, host=where, port=port, family=family, proto=0, flags=0)
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_the_resolver_calls_a_url_with_a_port_directly(
+    registry: Registry, two: list[Instance]
+) -> None:
+    async with running(direct := Instance("direct")):
+        port = direct.address.rpartition(":")[2]
+        resolver = RegistryResolver(registry, resolver=Elsewhere())
+        connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            (await session.get(f"http://orders:{port}/")).release()
+    assert [len(each.received) for each in (direct, *two)] == [1, 0, 0]

@@ -531,3 +531,45 @@ except ImportError as error:
     assert f"pip install '.[{framework}]'" in done.stdout
     assert f"pip install 'aioregistry-discovery[{framework}]'" in done.stdout
     assert f"aioregistry.integrations.{framework} needs {framework}" in done.stdout
+
+
+@pytest.mark.parametrize("end", ["cancelled", "broken"])
+@pytest.mark.parametrize(
+    ("library", "kind"),
+    [(httpx, for_httpx.RegistryTransport), (httpx2, for_httpx2.RegistryTransport)],
+    ids=["httpx", "httpx2"],
+)
+async def test_a_stream_that_ends_with_an_error_is_not_in_flight(
+    library: Any, kind: Any, end: str, registry: Registry
+) -> None:
+    """`StreamingResponse(answer.aiter_raw())`, and its client goes: nobody closes the answer.
+
+    Without us, httpx has given the connection back by then.
+    """
+
+    async def begin(request: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+        await writer.drain()
+        if end == "broken":
+            await asyncio.sleep(0.05)
+            writer.transport.abort()
+        else:
+            await never(request, writer)
+
+    balancer = LeastPending()
+    async with running(instance := Instance("a", begin)):
+        await registry.register("orders", instance.address)
+        service = await registry.get_service("orders")
+        transport = kind(registry, balancer=balancer)
+        async with library.AsyncClient(transport=transport) as client:
+            request = client.build_request("GET", "http://orders/")
+            answer = await client.send(request, stream=True)
+            assert balancer.in_flight(service) == 1
+            with contextlib.suppress(TimeoutError, library.TransportError):
+                async with asyncio.timeout(0.5):
+                    async for _ in answer.aiter_raw():
+                        pass
+            await eventually(lambda: instance.open == 0)
+            assert balancer.in_flight(service) == 0
+            [pool] = transport._sender.pools._pools.values()
+            assert not pool.leases

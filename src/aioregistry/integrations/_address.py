@@ -52,7 +52,7 @@ def name_of(sock: Any) -> Any:
         sock: a listening socket, or what asyncio shows of one.
     """
     name = sock.getsockname()
-    if sock.family == socket.AF_INET6 and name[0] == "::":
+    if isinstance(name, tuple) and len(name) == 4 and name[0] == "::":  # whatever its family says
         only = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
         return name if only else ("0.0.0.0", name[1])  # noqa: S104 - it is so bound already
     return name

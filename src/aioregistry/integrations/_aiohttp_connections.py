@@ -65,6 +65,13 @@ class Connections:
         in_use = max(self.requests, len(getattr(connector, "_acquired", ())))
         return 0 < connector.limit <= in_use
 
+    def are_all_used(self, connector: BaseConnector | None, service: Service) -> bool:
+        """Whether requests have all that the connector may have, at all or to the instance."""
+        link = self._links.get(service.key)
+        if connector is None or link is None:
+            return self.fill(connector)
+        return self.fill(connector) or 0 < connector.limit_per_host <= len(link.busy)
+
     def used(self, service: Service, connection: Connection) -> None:
         """A request to the instance got this connection, and has it until it is released."""
         transport = connection.transport

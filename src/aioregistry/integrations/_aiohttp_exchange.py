@@ -116,7 +116,7 @@ class Exchange:
     async def _try(self, service: Service, target: Target) -> aiohttp.ClientResponse | None:
         """Send it to one instance; None: to another one, please."""
         self._address(target)
-        begun, patience = self._now(), self._patience(service)
+        patience, waiting = self._patience(service), None
         dispatch = Dispatch(self._request, self._connections, service, self._router.counting)
         try:
             if patience is None:
@@ -127,14 +127,13 @@ class Exchange:
         except aiohttp.ClientError as error:
             self._error = failure = error
         except TimeoutError:
-            if dispatch.sent:
+            if dispatch.sent:  # the time that the session or the request was given
+                self._call.failed(service)
                 raise
+            if waiting is None or not waiting.expired():
+                raise  # that of a middleware after us
             text = f"no connection within {patience:.3g} s"
             self._error = failure = aiohttp.ConnectionTimeoutError(text)
-        except asyncio.CancelledError:
-            if dispatch.sent and self._is_late(begun):
-                self._call.failed(service)
-            raise
         finally:
             dispatch.remove()
         if dispatch.sent:
@@ -150,6 +149,8 @@ class Exchange:
             try:
                 await response.content.wait_eof()
             except BaseException:
+                if _is_late(response):
+                    self._call.failed(service)
                 response.close()
                 raise
         if LEAVING in response.headers:
@@ -176,7 +177,8 @@ class Exchange:
 
     def _ended(self, service: Service, response: aiohttp.ClientResponse) -> None:
         # One that was closed early has an exception, too: of another kind.
-        if isinstance(response.content.exception(), _BROKEN | aiohttp.ServerTimeoutError):
+        broken = isinstance(response.content.exception(), _BROKEN | aiohttp.ServerTimeoutError)
+        if broken or (_is_late(response) and not response.content.is_eof()):
             self._call.failed(service)
         else:
             self._call.answered(service, response.status)
@@ -227,17 +229,18 @@ class Exchange:
         patience = self._call.patience(left)
         return None if patience == left else patience
 
-    def _is_late(self, begun: float) -> bool:
-        """Whether the session's time for a request is over: then that is what cancelled it."""
-        total = self._request.session.timeout.total
-        return total is not None and 0 < total <= self._now() - begun
-
     # ---- failures ----------------------------------------------------------------------
 
     def _not_sent(self, service: Service, error: Exception) -> None:
         if not isinstance(error, aiohttp.ClientConnectionError) or self._is_of_others(error):
             raise error
-        if not self._call.not_sent(service, error) or self._time_to_connect() == 0:
+        connector = self._request.session.connector
+        waited = isinstance(error, aiohttp.ConnectionTimeoutError)
+        if waited and self._connections.are_all_used(connector, service):
+            goes_on = self._call.full(service, error)
+        else:
+            goes_on = self._call.not_sent(service, error)
+        if not goes_on or self._time_to_connect() == 0:
             raise self._failure() from error
 
     async def _sent(self, service: Service, error: Exception) -> None:
@@ -321,6 +324,12 @@ def _can_be_read_again(body: object) -> bool:
     # That an iterator has begun is told by aiohttp 3.14; before, only that it has ended.
     once = isinstance(body, aiohttp.payload.AsyncIterablePayload)
     return not once and not getattr(body, "consumed", False)
+
+
+def _is_late(response: aiohttp.ClientResponse) -> bool:
+    """Whether the time that was given for all of the request is over."""
+    # Not public. Without it, whoever is silent in the middle of a body is not noticed.
+    return bool(getattr(getattr(response, "_timer", None), "_cancelled", False))
 
 
 def _show_location(response: aiohttp.ClientResponse, location: str) -> None:

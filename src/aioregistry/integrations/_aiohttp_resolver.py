@@ -74,7 +74,9 @@ class RegistryResolver(AbstractResolver):
             OSError: nobody provides the service, as far as is known; the connector makes a
                 `ClientConnectorDNSError` of it.
         """
-        name = service_name(host, None, self._domain)
+        # That a URL names the port of its scheme does not show here.
+        given = None if port in (0, _PLAIN, _TLS) else port
+        name = service_name(host, given, self._domain)
         if name is None:
             return await self._others().resolve(host, port, family)
         found: list[ResolveResult] = []

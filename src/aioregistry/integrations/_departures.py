@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import weakref
 from collections.abc import Callable
 from contextvars import Context
 
 from aioregistry import EventType, Registry, RegistryClosed, RegistryError, Service
+from aioregistry.integrations._logs import log
 
 __all__ = ["Departures", "Key"]
 
@@ -17,8 +17,6 @@ Key = tuple[str, str]
 """The name of an instance, and its address or else URL."""
 
 _Changed = Callable[[Key, str | None], None]
-
-_logger = logging.getLogger("aioregistry")
 
 _REMOVALS = (EventType.UNREGISTERED, EventType.EXPIRED)
 
@@ -129,7 +127,7 @@ async def _watch(watched: _Watched, name: str, names: dict[str, _Watched]) -> No
     except RegistryClosed:
         pass
     except RegistryError as error:
-        _logger.warning("the departures of %r are not watched any longer: %s", name, error)
+        log().warning("the departures of %r are not watched any longer: %s", name, error)
     else:
         names.pop(name, None)
 

@@ -40,7 +40,10 @@ class AnswerStream:
         try:
             async for chunk in self._stream:
                 yield chunk
-        except self._errors as error:
+        except BaseException as error:
+            self._lease.release(answered=True)  # nobody has to close it: its connection is gone
+            if not isinstance(error, self._errors):
+                raise
             self._answered = None
             raise self._translate(error) from error
 

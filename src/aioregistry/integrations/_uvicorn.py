@@ -86,8 +86,13 @@ class Uvicorn:
             OSError: there is no port.
         """
         server, shared = self._server, self.endpoint()
-        if shared is None or shared.port is None:
+        if shared is None:
             return None
+        if shared.port is None:
+            raise OSError(
+                f"its workers share the Unix socket {shared.host}, where callers cannot tell them"
+                " apart: listen on a host and port instead, or run one worker"
+            )
         config = server.config
 
         def protocol() -> asyncio.Protocol:

@@ -176,9 +176,7 @@ class HealthCheck:
             except (NotRegistered, RegistryClosed):
                 return
             except TransportError as error:
-                log("aioregistry.health").warning(
-                    "cannot announce that %s: %s", status.value, error
-                )
+                _log().warning("cannot announce that %s: %s", status.value, error)
             await asyncio.sleep(self._interval)
 
 
