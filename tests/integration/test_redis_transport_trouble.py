@@ -134,7 +134,7 @@ async def test_no_server_and_then_one(broker: Broker) -> None:
         with pytest.raises(TransportError, match=f"no link to {broker.url}: ") as caught:
             await transport.connect(states)
         assert not caught.value.permanent
-        with pytest.raises(TransportError, match=r"not connected to .*: no link to"):
+        with pytest.raises(TransportError, match=r"not connected to redis://[^:]+:\d+: Error"):
             await transport.publish("patience", b"")
     await asyncio.to_thread(broker.start)
     await transport.connect(states)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import redis.asyncio
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import MasterNotFoundError
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
@@ -93,6 +94,7 @@ def new_connection(pool: Any) -> DriverConnection:
         "retry_on_timeout": False,
         "health_check_interval": 0,
         "socket_timeout": None,  # silence is judged by the probe
+        "db": 0,  # messages know no databases, and not everybody may SELECT one
     }
     return cast("DriverConnection", pool.connection_class(**options))
 
@@ -121,6 +123,8 @@ def explained(
     """The error in our words, with what to do about it where that is known."""
     if isinstance(error, TransportError):
         return error
+    if isinstance(error.__cause__, AuthenticationError | NoPermissionError):
+        error = error.__cause__  # over a Unix socket, the driver wraps what the handshake says
     if isinstance(error, NoPermissionError):
         remedy = "allow it with ACL SETUSER, see RedisTransport"
         text = f"{address} refuses {what or 'this user'}: {error}; {remedy}"
@@ -133,10 +137,28 @@ def explained(
     if isinstance(error, ResponseError):
         text = f"{address} refuses {what or 'the link'}: {error}"
         return TransportError(text, subjects=subjects, subscriptions=subscriptions)
-    return TransportError(f"no link to {address}: {str(error) or repr(error)}")
+    reason = str(error) or repr(error)
+    if isinstance(error, MasterNotFoundError):  # whose text has all options of each Sentinel
+        reason = "no Sentinel names a primary"
+    return TransportError(f"no link to {address}: {reason}")
+
+
+def try_another_sentinel(pool: Any) -> None:
+    """Begin with the next Sentinel from now on, if there are any.
+
+    The driver asks one after another, each for longer than an attempt may take, and begins with
+    the one that has answered.
+    """
+    # Not public. Without these attributes it begins with the same one each time.
+    sentinels: object = getattr(getattr(pool, "sentinel_manager", None), "sentinels", None)
+    if isinstance(sentinels, list) and sentinels:
+        sentinels.append(sentinels.pop(0))
 
 
 def _tls_trouble(address: str, error: Exception) -> str | None:
+    if address.startswith("rediss://") and (missing := _missing_file(error)):
+        remedy = "check ssl_ca_certs=, ssl_certfile= and ssl_keyfile="
+        return f"no TLS with {address}: {missing.strerror}; {remedy}"
     if _is_about_trust(error):
         remedy = "pass ssl_ca_certs=, or the name that it was made for"
         return f"the certificate of {address} is not trusted: {error}; {remedy}"
@@ -152,6 +174,15 @@ def _is_about_trust(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _missing_file(error: BaseException | None) -> OSError | None:
+    """The file that cannot be read, if that is the trouble: a connection over TCP has no other."""
+    while error is not None:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _check_url(url: str) -> None:

@@ -8,11 +8,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from redis.asyncio.sentinel import MasterNotFoundError
 
 from aioregistry.errors import TransportError
 
 from ._pauses import Pauses
-from ._redis_driver import explained, new_connection
+from ._redis_driver import explained, new_connection, try_another_sentinel
 from ._redis_link import Link
 from ._redis_wire import Reply
 from .base import LinkState
@@ -87,7 +88,8 @@ class Keeper:
         """
         self.check_open()
         if self._commands is None or self._commands.lost.done():
-            raise TransportError(f"not connected to {self._address}: {self._why_down}")
+            reason = self._why_down.removeprefix(f"no link to {self._address}: ")
+            raise TransportError(f"not connected to {self._address}: {reason}")
         return self._commands
 
     def check_open(self) -> None:
@@ -160,7 +162,7 @@ class Keeper:
                 self._mark_down(reason)
                 _logger.debug("lost the link to %s: %s", self._address, reason)
                 self._report(LinkState.DISCONNECTED, reason)
-                await self._close_links()
+                await self._close_links(reason)
                 await self._reopen()
                 _logger.debug("the link to %s is up again", self._address)
                 self._report(LinkState.CONNECTED, f"connected to {self._address} again")
@@ -200,6 +202,10 @@ class Keeper:
             failure = late if deadline.expired() else explained(self._address, error)
             self._mark_down(str(failure))
             await self._close_links()
+            if deadline.expired():
+                try_another_sentinel(self._pool)
+            if isinstance(error, MasterNotFoundError):
+                raise failure from None  # whose text may have a password
             raise failure from error
         self._commands = commands
 
@@ -247,9 +253,9 @@ class Keeper:
         self._commands = self.feed = None
         self._why_down = reason
 
-    async def _close_links(self) -> None:
+    async def _close_links(self, reason: str = "the link was closed") -> None:
         for link in self._links:
-            link.cut()
+            link.cut(reason)
         for link in self._links:
             await link.aclose()
         self._links = ()  # only now: after a cancellation, the end of the task closes the rest

@@ -111,23 +111,24 @@ class Link:
         if self._messages_are is None:
             await self._learn_role(*_ROLE_ON_OLD_LINKS)
         elif self._wire.reads_resp3:
-            # Before Redis 6 nobody knows it, and it may be forbidden.
-            self.resp3 = await self._learn_role((b"HELLO", b"3"))
-            if self.resp3:
-                self._messages_are = Push
+            # Before Redis 6 nobody knows it, it may be forbidden, and some stay with RESP2 then.
+            hello = (b"HELLO", b"3")
+            answer = await self.request(*hello)
+            if isinstance(answer, dict):
+                _check_role(answer)
+                self.resp3, self._messages_are, self._asks_role = True, Push, hello
         reply = await pong
         if isinstance(reply, Exception):
             raise reply
 
-    async def _learn_role(self, *commands: tuple[bytes, ...]) -> bool:
+    async def _learn_role(self, *commands: tuple[bytes, ...]) -> None:
         """Find the first of these that Redis takes: later, `answers` asks it too."""
         for command in commands:
             reply = await self.request(*command)
             if not isinstance(reply, Exception):
                 self._asks_role = command
                 _check_role(reply)
-                return True
-        return False
+                return
 
     def send(
         self, *command: bytes, on_reply: OnReply, echo: bytes | None = None, hold: bool = False
@@ -200,9 +201,9 @@ class Link:
             rounds = 0 if heard else rounds + 1
         return False
 
-    def cut(self) -> None:
+    def cut(self, reason: str = "the link was closed") -> None:
         """End everything at once; `aclose` waits until it has ended."""
-        self._lose(ConnectionError("the link was closed"))
+        self._lose(ConnectionError(reason))
         if self._wire is not None:
             self._wire.cut()
         stream = stream_of(self._connection)
@@ -279,5 +280,5 @@ def _echoes(reply: Reply, echo: bytes) -> bool:
     if isinstance(reply, Exception):
         return True
     # [kind, channel, count] or [b"pong", token]; a bare token from a link without channels.
-    answer: Reply = reply if isinstance(reply, bytes) else reply[1]
+    answer = reply[1] if isinstance(reply, list) and len(reply) > 1 else reply
     return bool(answer == echo)

@@ -41,7 +41,8 @@ _ERRORS: dict[str, type[RedisError]] = {
     "NOPERM": NoPermissionError,
     "WRONGPASS": AuthenticationError,
 }
-_LASTING = ("ERR", "MISCONF")  # no reason to give the link up: it would be the same on the next
+# No reason to give the link up: it would be the same on the next one.
+_LASTING = ("ERR", "MISCONF", "NOPROTO")
 _BATCH_BYTES = 256 * 2**10
 
 
@@ -299,7 +300,7 @@ def _error(text: str) -> RedisError:
     kind = _ERRORS.get(code)
     if kind is not None:
         return kind(rest)
-    return ResponseError(text) if code in _LASTING else RedisConnectionError(text)
+    return ResponseError(text) if _lasts(code) else RedisConnectionError(text)
 
 
 def _judged(error: ResponseError) -> RedisError:
@@ -308,6 +309,11 @@ def _judged(error: ResponseError) -> RedisError:
     It has classes for many codes and then leaves the code out, as it does with ERR.
     """
     code, _, _ = str(error).partition(" ")
-    if type(error) is ResponseError and (code in _LASTING or not code.isupper()):
+    if type(error) is ResponseError and _lasts(code):
         return error
     return error if isinstance(error, NoPermissionError) else RedisConnectionError(str(error))
+
+
+def _lasts(code: str) -> bool:
+    """Whether an error with this first word is a refusal; one without a code is that of a proxy."""
+    return code in _LASTING or not code.isupper()
