@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 from redis.asyncio.sentinel import Sentinel
 
-from aioregistry.testing.brokers import Broker, _redis_binary, redis_server, unused_port
+from aioregistry.testing.brokers import (
+    Broker,
+    _redis_binary,  # pyright: ignore[reportPrivateUsage] - as a Sentinel it is started otherwise
+    redis_server,
+    unused_port,
+)
 from aioregistry.transports.base import LinkState
 from aioregistry.transports.redis import RedisTransport
 

@@ -51,8 +51,9 @@ def name_of(sock: Any) -> Any:
     Args:
         sock: a listening socket, or what asyncio shows of one.
     """
-    name = sock.getsockname()
-    if isinstance(name, tuple) and len(name) == 4 and name[0] == "::":  # whatever its family says
+    name: Any = sock.getsockname()
+    # Four parts are IPv6, whatever the family says: that of a descriptor, uvicorn makes up.
+    if len(name) == 4 and name[0] == "::":
         only = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
         return name if only else ("0.0.0.0", name[1])  # noqa: S104 - it is so bound already
     return name

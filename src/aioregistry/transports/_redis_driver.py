@@ -150,8 +150,8 @@ def try_another_sentinel(pool: Any) -> None:
     the one that has answered.
     """
     # Not public. Without these attributes it begins with the same one each time.
-    sentinels: object = getattr(getattr(pool, "sentinel_manager", None), "sentinels", None)
-    if isinstance(sentinels, list) and sentinels:
+    sentinels: Any = getattr(getattr(pool, "sentinel_manager", None), "sentinels", None)
+    if sentinels:
         sentinels.append(sentinels.pop(0))
 
 

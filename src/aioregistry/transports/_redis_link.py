@@ -280,5 +280,6 @@ def _echoes(reply: Reply, echo: bytes) -> bool:
     if isinstance(reply, Exception):
         return True
     # [kind, channel, count] or [b"pong", token]; a bare token from a link without channels.
-    answer = reply[1] if isinstance(reply, list) and len(reply) > 1 else reply
-    return bool(answer == echo)
+    if reply is None or isinstance(reply, bytes | int | dict):
+        return bool(reply == echo)
+    return bool(reply[1:2] == [echo])
