@@ -625,9 +625,9 @@ class Link:
         verb = "publish" if what.lower() == "publish" else "subscribe"
         text = f"the NATS user has no permission to {verb} to {subject!r}"
         if self._inbox and subject.lower().startswith(self._inbox.lower()):
-            inboxes = f"'{self._inbox_prefix}>'"
-            text = f"the NATS user has no permission to {verb} to {inboxes}; it needs both for it"
-            self.lose(text, permanent=True)
+            # Not this very inbox: each attempt has another one, and would be told anew.
+            inboxes = f"to its inboxes; it needs both for '{self._inbox_prefix}>'"
+            self.lose(f"the NATS user has no permission to {verb} {inboxes}", permanent=True)
             return
         self._deny(verb, subject, text)
         self._log.warning(text, time.monotonic(), "%s: %s", self.server, text)
