@@ -454,6 +454,164 @@ async def test_a_middleware_that_is_dropped_ends_its_work(
         )
 
 
+async def silent_after_some(request: Received, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+    await never(request, writer)
+
+
+async def silent_before_the_end(request: Received, writer: asyncio.StreamWriter) -> None:
+    writer.write(response(b"0123456789")[:-5])
+    await never(request, writer)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "whose"),
+    [
+        (never, "session"),
+        (never, "request"),
+        (silent_after_some, "session"),
+        (silent_before_the_end, "session"),
+    ],
+)
+async def test_an_instance_that_is_silent_until_the_total_timeout_is_set_aside(
+    registry: Registry, two: list[Instance], behaviour: Behaviour, whose: str
+) -> None:
+    two[0].behaviour = behaviour
+    middleware = RegistryMiddleware(registry, policy=Policy(failures=1))
+    total, ample = aiohttp.ClientTimeout(total=0.2), aiohttp.ClientTimeout()
+    of_session, of_request = (total, None) if whose == "session" else (ample, total)
+    late = 0
+    async with aiohttp.ClientSession(middlewares=[middleware], timeout=of_session) as session:
+        for _ in range(8):
+            try:
+                async with session.get("http://orders/", timeout=of_request or of_session) as got:
+                    await got.read()
+            except TimeoutError:
+                late += 1
+    assert late == 1
+
+
+async def test_but_not_while_the_caller_leaves_its_response_unread(
+    registry: Registry, two: list[Instance], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def long(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(bytes(10_000_000)))
+
+    for each in two:
+        each.behaviour = long
+    middleware = RegistryMiddleware(registry, policy=Policy(failures=1))
+    timeout = aiohttp.ClientTimeout(total=0.2)
+    async with (
+        aiohttp.ClientSession(middlewares=[middleware], timeout=timeout) as session,
+        session.get("http://orders/") as got,
+    ):
+        await got.content.read(10)
+        await asyncio.sleep(0.4)
+    assert "set aside" not in caplog.text
+
+
+async def test_nor_for_a_websocket_that_lasts_longer(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def until_closed(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for _ in socket:
+            pass
+        return socket
+
+    app = web.Application()
+    app.router.add_get("/ws", until_closed)
+    middleware = RegistryMiddleware(registry, policy=Policy(failures=1))
+    timeout = aiohttp.ClientTimeout(total=0.2)
+    async with (
+        TestServer(app) as server,
+        aiohttp.ClientSession(middlewares=[middleware], timeout=timeout) as session,
+    ):
+        for host in ("127.0.0.1", "localhost"):  # a single one is never set aside
+            await registry.register("chat", f"{host}:{server.make_url('/').port}")
+        await registry.get_services("chat", minimum=2, timeout=5)
+        async with session.ws_connect("ws://chat/ws"):
+            await asyncio.sleep(0.4)
+    assert "set aside" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("limit", "limit_per_host", "connect"),
+    [(100, 1, None), (1, 0, 0.05)],
+    ids=["limit_per_host", "connect"],
+)
+async def test_nobody_is_blamed_for_the_limits_of_the_connector(
+    registry: Registry,
+    two: list[Instance],
+    limit: int,
+    limit_per_host: int,
+    connect: float | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(resilience, "_PATIENCE", 0.05)
+    more = asyncio.Event()
+
+    async def slow(_: Received, writer: asyncio.StreamWriter) -> None:
+        await more.wait()
+        writer.write(response(b""))
+
+    for each in two:
+        each.behaviour = slow
+    middleware = RegistryMiddleware(registry, policy=Policy(failures=1))
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=limit, limit_per_host=limit_per_host),
+        middlewares=[middleware],
+        timeout=aiohttp.ClientTimeout(connect=connect),
+    ) as session:
+        requests = [asyncio.create_task(session.post("http://orders/")) for _ in range(4)]
+        await eventually(lambda: any(each.received for each in two))
+        await asyncio.sleep(0.3)
+        more.set()
+        for got in await asyncio.gather(*requests, return_exceptions=True):
+            if isinstance(got, aiohttp.ClientResponse):
+                got.release()
+    assert "set aside" not in caplog.text
+
+
+async def test_an_inner_middlewares_own_timeout_reaches_the_caller(registry: Registry) -> None:
+    """With one instance there is no part of the time for it, and so no `patience` to tell."""
+
+    async def authorize(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        async with asyncio.timeout(0.05):
+            await asyncio.sleep(60)  # for a token
+        return await handler(request)
+
+    async with running(instance := Instance("a")):
+        await registry.register("orders", instance.address)
+        middleware = RegistryMiddleware(registry)
+        async with aiohttp.ClientSession(middlewares=[middleware, authorize]) as session:
+            with pytest.raises(TimeoutError):
+                await session.get("http://orders/")
+
+
+async def test_nor_is_one_that_comes_after_a_response_the_instances(
+    registry: Registry, two: list[Instance], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def authorize(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        (await handler(request)).release()
+        async with asyncio.timeout(0.05):
+            await asyncio.sleep(60)  # for a token
+        return await handler(request)
+
+    middleware = RegistryMiddleware(registry, policy=Policy(failures=1))
+    async with aiohttp.ClientSession(middlewares=[middleware, authorize]) as session:
+        with pytest.raises(TimeoutError):
+            await session.get("http://orders/")
+    assert sum(len(each.received) for each in two) == 1
+    assert "set aside" not in caplog.text
+
+
 # ---- the resolver ----------------------------------------------------------------------
 
 
@@ -532,100 +690,6 @@ async def test_the_resolver_says_why_it_cannot(registry: Registry) -> None:
         await registry.register("far", "nowhere.invalid:80")
         with pytest.raises(aiohttp.ClientConnectorDNSError):
             await session.get("http://far/")
-
-
-async def silent_after_some(request: Received, writer: asyncio.StreamWriter) -> None:
-    writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
-    await never(request, writer)
-
-
-async def silent_before_the_end(request: Received, writer: asyncio.StreamWriter) -> None:
-    writer.write(response(b"0123456789")[:-5])
-    await never(request, writer)
-
-
-@pytest.mark.parametrize(
-    ("behaviour", "whose"),
-    [
-        (never, "session"),
-        (never, "request"),
-        (silent_after_some, "session"),
-        (silent_before_the_end, "session"),
-    ],
-)
-async def test_an_instance_that_is_silent_until_the_total_timeout_is_set_aside(
-    registry: Registry, two: list[Instance], behaviour: Behaviour, whose: str
-) -> None:
-    two[0].behaviour = behaviour
-    middleware = RegistryMiddleware(registry, policy=Policy(failures=1))
-    total, ample = aiohttp.ClientTimeout(total=0.2), aiohttp.ClientTimeout()
-    of_session, of_request = (total, None) if whose == "session" else (ample, total)
-    late = 0
-    async with aiohttp.ClientSession(middlewares=[middleware], timeout=of_session) as session:
-        for _ in range(8):
-            try:
-                async with session.get("http://orders/", timeout=of_request or of_session) as got:
-                    await got.read()
-            except TimeoutError:
-                late += 1
-    assert late == 1
-
-
-@pytest.mark.parametrize(
-    ("limit", "limit_per_host", "connect"),
-    [(100, 1, None), (1, 0, 0.05)],
-    ids=["limit_per_host", "connect"],
-)
-async def test_nobody_is_blamed_for_the_limits_of_the_connector(
-    registry: Registry,
-    two: list[Instance],
-    limit: int,
-    limit_per_host: int,
-    connect: float | None,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(resilience, "_PATIENCE", 0.05)
-    more = asyncio.Event()
-
-    async def slow(_: Received, writer: asyncio.StreamWriter) -> None:
-        await more.wait()
-        writer.write(response(b""))
-
-    for each in two:
-        each.behaviour = slow
-    middleware = RegistryMiddleware(registry, policy=Policy(failures=1))
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=limit, limit_per_host=limit_per_host),
-        middlewares=[middleware],
-        timeout=aiohttp.ClientTimeout(connect=connect),
-    ) as session:
-        requests = [asyncio.create_task(session.post("http://orders/")) for _ in range(4)]
-        await eventually(lambda: any(each.received for each in two))
-        await asyncio.sleep(0.3)
-        more.set()
-        for got in await asyncio.gather(*requests, return_exceptions=True):
-            if isinstance(got, aiohttp.ClientResponse):
-                got.release()
-    assert "set aside" not in caplog.text
-
-
-async def test_an_inner_middlewares_own_timeout_reaches_the_caller(registry: Registry) -> None:
-    """With one instance there is no part of the time for it, and so no `patience` to tell."""
-
-    async def authorize(
-        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-    ) -> aiohttp.ClientResponse:
-        async with asyncio.timeout(0.05):
-            await asyncio.sleep(60)  # for a token
-        return await handler(request)
-
-    async with running(instance := Instance("a")):
-        await registry.register("orders", instance.address)
-        middleware = RegistryMiddleware(registry)
-        async with aiohttp.ClientSession(middlewares=[middleware, authorize]) as session:
-            with pytest.raises(TimeoutError):
-                await session.get("http://orders/")
 
 
 class Elsewhere(AbstractResolver):

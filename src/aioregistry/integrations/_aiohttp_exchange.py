@@ -127,11 +127,10 @@ class Exchange:
         except aiohttp.ClientError as error:
             self._error = failure = error
         except TimeoutError:
-            if dispatch.sent:  # the time that the session or the request was given
+            if dispatch.sent and _is_late(self._request):
                 self._call.failed(service)
-                raise
-            if waiting is None or not waiting.expired():
-                raise  # that of a middleware after us
+            if dispatch.sent or waiting is None or not waiting.expired():
+                raise  # it may be that of a middleware after us, which is no instance's
             text = f"no connection within {patience:.3g} s"
             self._error = failure = aiohttp.ConnectionTimeoutError(text)
         finally:
@@ -178,7 +177,7 @@ class Exchange:
     def _ended(self, service: Service, response: aiohttp.ClientResponse) -> None:
         # One that was closed early has an exception, too: of another kind.
         broken = isinstance(response.content.exception(), _BROKEN | aiohttp.ServerTimeoutError)
-        if broken or (_is_late(response) and not response.content.is_eof()):
+        if broken or (_is_late(response) and _is_waited_for(response)):
             self._call.failed(service)
         else:
             self._call.answered(service, response.status)
@@ -326,10 +325,16 @@ def _can_be_read_again(body: object) -> bool:
     return not once and not getattr(body, "consumed", False)
 
 
-def _is_late(response: aiohttp.ClientResponse) -> bool:
-    """Whether the time that was given for all of the request is over."""
-    # Not public. Without it, whoever is silent in the middle of a body is not noticed.
-    return bool(getattr(getattr(response, "_timer", None), "_cancelled", False))
+def _is_late(exchange: aiohttp.ClientRequest | aiohttp.ClientResponse) -> bool:
+    """Whether the time that the session or the request was given for everything is over."""
+    # Not public. Without it, whoever is silent until then is not noticed.
+    return bool(getattr(getattr(exchange, "_timer", None), "_cancelled", False))
+
+
+def _is_waited_for(response: aiohttp.ClientResponse) -> bool:
+    """Whether more of the body has to come: it has not ended, and what came has been read."""
+    # Not public, either. Without it, a caller who takes too long counts against the instance.
+    return not response.content.is_eof() and not getattr(response.content, "_buffer", None)
 
 
 def _show_location(response: aiohttp.ClientResponse, location: str) -> None:
