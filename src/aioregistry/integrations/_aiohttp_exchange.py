@@ -17,7 +17,7 @@ from yarl import URL
 from aioregistry import RegistryError, Service
 from aioregistry.integrations._aiohttp_connections import Connections, Dispatch
 from aioregistry.integrations._leavers import LEAVING
-from aioregistry.integrations._repeating import IDEMPOTENT, is_repeatable
+from aioregistry.integrations._repeating import IDEMPOTENT, READ_AHEAD, is_repeatable
 from aioregistry.integrations._routing import Router
 from aioregistry.integrations._targets import (
     SECURE,
@@ -37,10 +37,6 @@ _BROKEN: Final = (
     aiohttp.ClientOSError | aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError
 )
 """What becomes of a connection that breaks off: the request may be sent again, if at all."""
-
-_READ_AHEAD: Final = 65_536
-"""A body up to so many bytes has to arrive before the response is handed out, if the request
-may be sent again: then it can be, too, when the instance dies in the middle of it."""
 
 
 class Exchange:
@@ -85,7 +81,7 @@ class Exchange:
                 try:
                     target = self._target(service)
                 except Unusable:
-                    self._call.unusable(service, self._why_not)
+                    self._call.unusable(service, self._target)
                 else:
                     response = await self._try(service, target)
                     if response is not None:
@@ -105,13 +101,6 @@ class Exchange:
 
     def _target(self, service: Service) -> Target:
         return target_of(service, self._url.host or "", secure=self._secure)
-
-    def _why_not(self, service: Service) -> str:
-        try:
-            self._target(service)
-        except Unusable as reason:
-            return str(reason)
-        return ""
 
     async def _try(self, service: Service, target: Target) -> aiohttp.ClientResponse | None:
         """Send it to one instance; None: to another one, please."""
@@ -359,5 +348,5 @@ def _is_small(response: aiohttp.ClientResponse) -> bool:
     ):
         return False
     length = response.content_length
-    limits = getattr(content, "get_read_buffer_limits", lambda: (_READ_AHEAD, _READ_AHEAD))()
-    return length is not None and length <= min(_READ_AHEAD, limits[0])
+    limits = getattr(content, "get_read_buffer_limits", lambda: (READ_AHEAD, READ_AHEAD))()
+    return length is not None and length <= min(READ_AHEAD, limits[0])

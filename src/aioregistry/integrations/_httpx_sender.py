@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from aioregistry import RegistryError, Service
 from aioregistry.integrations._httpx_pools import Lease, Maker, Pools
 from aioregistry.integrations._httpx_streams import Library
 from aioregistry.integrations._leavers import LEAVING
-from aioregistry.integrations._repeating import is_repeatable
+from aioregistry.integrations._repeating import READ_AHEAD, is_repeatable
 from aioregistry.integrations._routing import Call, Router
 from aioregistry.integrations._targets import (
     PLAIN,
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
     from httpx import AsyncBaseTransport, Request, Response, TransportError
 
 __all__ = ["Sender"]
-
-_READ_AHEAD: Final = 65_536
-"""A body up to so many bytes is read before the response is handed out, if the request may
-be sent again: then it can be, too, when the instance dies in the middle of it."""
 
 
 class Sender:
@@ -99,7 +95,7 @@ class _Exchange:
             try:
                 target, addressed = self._addressed(service)
             except Unusable:
-                self._call.unusable(service, self._why_not)
+                self._call.unusable(service, self._addressed)
             else:
                 response = await self._try(service, target, addressed)
                 if response is not None:
@@ -141,13 +137,6 @@ class _Exchange:
             lease.release()
             raise
         return response
-
-    def _why_not(self, service: Service) -> str:
-        try:
-            self._addressed(service)
-        except Unusable as reason:
-            return str(reason)
-        return ""
 
     def _addressed(self, service: Service) -> tuple[Target, Request]:
         """Where the request goes, and the request as the instance gets it.
@@ -286,4 +275,4 @@ class _Exchange:
 
 def _is_small(response: Response) -> bool:
     length = response.headers.get("content-length", "")
-    return length.isdigit() and int(length) <= _READ_AHEAD and response.status_code != 101
+    return length.isdigit() and int(length) <= READ_AHEAD and response.status_code != 101

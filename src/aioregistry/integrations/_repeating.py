@@ -7,10 +7,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
-__all__ = ["IDEMPOTENT", "is_repeatable", "repeatable", "unrepeatable"]
+__all__ = ["IDEMPOTENT", "READ_AHEAD", "is_repeatable", "repeatable", "unrepeatable"]
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """The methods that RFC 9110 (section 9.2.2) calls idempotent."""
+
+READ_AHEAD: Final = 65_536
+"""A body up to so many bytes has to arrive before the response is handed out, if the request
+may be sent again: then it can be, too, when the instance dies in the middle of it."""
 
 _KEY: Final = "Idempotency-Key"
 """The header by which a client says that the server recognizes a repetition."""

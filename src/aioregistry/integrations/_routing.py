@@ -12,6 +12,7 @@ import msgspec
 from aioregistry import Balancer, LeastPending, Predicate, Registry, RegistryError, Service
 from aioregistry.integrations._leavers import Leavers, is_named
 from aioregistry.integrations._logs import log
+from aioregistry.integrations._targets import Unusable
 from aioregistry.integrations.resilience import (
     Attempts,
     Incarnation,
@@ -180,16 +181,18 @@ class Call:
         """
         return self.attempts.patience(left, self._among)
 
-    def unusable(self, service: Service, why_not: Callable[[Service], str]) -> None:
+    def unusable(self, service: Service, target: Callable[[Service], object]) -> None:
         """Note that the instance cannot take such a request, and which others cannot, either.
 
         Args:
             service: the instance.
-            why_not: the reason why one cannot; empty: it can.
+            target: where the request would go; raises `Unusable` for those that cannot.
         """
         for each in {service: None, **dict.fromkeys(self._known())}:
-            if why := why_not(each):
-                self.attempts.unusable(each, why)
+            try:
+                target(each)
+            except Unusable as why:
+                self.attempts.unusable(each, str(why))
 
     def full(self, service: Service, error: BaseException) -> bool:
         """Note that no connection to the instance was free; whether to try another.
