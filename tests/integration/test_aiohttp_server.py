@@ -491,6 +491,7 @@ class TestASubApplication:
             _, body = await get(address)
             assert body["services"][0]["state"] == "failed"
             assert "give address='host:port'" in body["services"][0]["reason"]
+            assert "run_app" in body["services"][0]["reason"]
             assert (await told(service, "/ready"))[1] == ["orders"]
 
 
@@ -554,6 +555,7 @@ class TestTheAddress:
             body = await response.json()
             assert body["services"][0]["state"] == "failed"
             assert "give address='host:port'" in body["services"][0]["reason"]
+            assert "run_app" in body["services"][0]["reason"]
 
     def test_that_cannot_be_one_is_refused_at_once(self) -> None:
         with pytest.raises(InvalidService, match="Windows path"):

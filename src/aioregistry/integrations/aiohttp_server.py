@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from aioregistry import (
     Balancer,
+    InvalidService,
     Predicate,
     Registry,
     Service,
@@ -380,10 +381,16 @@ async def _locate(
     presence: Presence, stage: Stage | None, ready: Callable[[], Awaitable[object]] | None
 ) -> Endpoint | None:
     """Wait until the server accepts connections, and say where."""
+    if stage is None and not is_complete(presence.offer):
+        raise InvalidService(
+            f"no address to announce {presence.offer.name!r} at: the server cannot be asked; run it"
+            " with run_app or serve of aioregistry.integrations.aiohttp_server, or give"
+            " address='host:port', as other machines reach it"
+        )
     endpoint = None if stage is None else await asyncio.shield(stage.endpoint)
     if ready is not None:
         await ready()
-    elif stage is None and is_complete(presence.offer):
+    elif stage is None:
         await until_it_accepts(presence.offer)
     return endpoint
 
