@@ -575,6 +575,33 @@ async def test_nobody_is_blamed_for_the_limits_of_the_connector(
     assert "set aside" not in caplog.text
 
 
+async def test_nor_for_a_wait_that_ends_with_that_of_another(
+    registry: Registry, two: list[Instance], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The only connection is being made, in vain; it is given up when the wait is over, too.
+
+    aiohttp rounds what is above the threshold up to whole seconds.
+    """
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        place = full.getsockname()
+        with socket.create_connection(place):  # what comes now is not answered
+            await registry.register("hole", f"{place[0]}:{place[1]}")
+            await registry.get_service("hole")
+            await registry.get_services("orders", minimum=2, timeout=5)
+            middleware = RegistryMiddleware(registry, policy=Policy(failures=1))
+            async with aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=1),
+                middlewares=[middleware],
+                timeout=aiohttp.ClientTimeout(connect=0.2, ceil_threshold=0.1),
+            ) as session:
+                await asyncio.gather(
+                    session.post("http://hole/"),
+                    session.post("http://orders/"),
+                    return_exceptions=True,
+                )
+    assert "orders" not in caplog.text
+
+
 async def test_an_inner_middlewares_own_timeout_reaches_the_caller(registry: Registry) -> None:
     """With one instance there is no part of the time for it, and so no `patience` to tell."""
 

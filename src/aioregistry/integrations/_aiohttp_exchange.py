@@ -106,6 +106,7 @@ class Exchange:
         """Send it to one instance; None: to another one, please."""
         self._address(target)
         patience, waiting = self._patience(service), None
+        queued = self._is_full(service)
         dispatch = Dispatch(self._request, self._connections, service, self._router.counting)
         try:
             if patience is None:
@@ -127,7 +128,7 @@ class Exchange:
         if dispatch.sent:
             await self._sent(service, failure)
         else:
-            self._not_sent(service, failure)
+            self._not_sent(service, failure, queued=queued)
         return None
 
     async def _receive(self, service: Service, target: Target) -> aiohttp.ClientResponse:
@@ -219,12 +220,15 @@ class Exchange:
 
     # ---- failures ----------------------------------------------------------------------
 
-    def _not_sent(self, service: Service, error: Exception) -> None:
+    def _is_full(self, service: Service) -> bool:
+        return self._connections.are_all_used(self._request.session.connector, service)
+
+    def _not_sent(self, service: Service, error: Exception, *, queued: bool) -> None:
         if not isinstance(error, aiohttp.ClientConnectionError) or self._is_of_others(error):
             raise error
-        connector = self._request.session.connector
+        # The last one may have been given back just now, or others have come before us.
         waited = isinstance(error, aiohttp.ConnectionTimeoutError)
-        if waited and self._connections.are_all_used(connector, service):
+        if waited and (queued or self._is_full(service)):
             goes_on = self._call.full(service, error)
         else:
             goes_on = self._call.not_sent(service, error)
